@@ -1,0 +1,8 @@
+"""Self-supervised learning seen through information theory.
+
+Every objective is read as an entropy half H(Z) and a conditional half E log q(z|z')
+(Shwartz-Ziv, Balestriero, Kawaguchi, Rudner, LeCun, arXiv:2303.00633). The estimators in
+``sslinfo.information`` serve the objectives that train on them and the callbacks that watch with them.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,68 @@
+"""Clean features of a whole split, gathered over ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from sslinfo.data.datamodule import Split, TwoViewDataModule
+from sslinfo.distributed import gather_uneven
+
+
+@torch.no_grad()
+def clean_features(
+    data: TwoViewDataModule, module: Any, split: Split, limit: int | None = None, pixels: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Representations of the images of a split without augmentation, in evaluation mode.
+
+    This is a pass of its own over the split: one forward of the backbone an image.
+
+    Args:
+        data: a data module that is set up.
+        module: maps images to features, such as a JointEmbedding; its ``device`` is used.
+        split: train, val or test.
+        limit: at most so many images, a choice that is the same on all ranks.
+        pixels: the normalised pixels themselves instead of the module's features.
+
+    Returns:
+        (N, d) float32 and labels (N,), on the module's device, equal on all ranks and in one order on any number.
+    """
+    was_training = module.training
+    module.eval()
+    rows: dict[str, list[Tensor]] = {"features": [], "label": [], "index": []}
+    try:
+        for raw in data.clean_dataloader(split, limit):
+            batch = data.to_batch(
+                {name: value.to(module.device) if isinstance(value, Tensor) else value for name, value in raw.items()}
+            )
+            images, keep = batch["clean"], batch["keep"]
+            features = images.flatten(1) if pixels else module(images)
+            rows["features"].append(features.float()[keep])
+            rows["label"].append(batch["label"][keep])
+            rows["index"].append(batch["index"][keep])
+    finally:
+        module.train(was_training)
+    whole = gather_uneven({name: torch.cat(parts) for name, parts in rows.items()})
+    order = whole["index"].argsort()
+    return whole["features"][order], whole["label"][order]
+
+
+def data_of(trainer: Trainer, wanted_by: str) -> TwoViewDataModule | None:
+    """The trainer's TwoViewDataModule, None (with a note naming who wanted it) if it has another kind of data."""
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(data, TwoViewDataModule):
+        return data
+    note_once(trainer.lightning_module, f"{wanted_by} is off: it needs a TwoViewDataModule")
+    return None
+
+
+def note_once(module: LightningModule, message: str) -> None:
+    """Print a note once for each module, on rank 0."""
+    noted = module.__dict__.setdefault("_sslinfo_notes", set())
+    if message not in noted:
+        noted.add(message)
+        if module.global_rank == 0:
+            print(f"note: {message}")

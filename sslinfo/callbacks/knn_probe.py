@@ -1,0 +1,117 @@
+"""KNNProbe: weighted k-nearest-neighbour accuracy of clean representations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from sslinfo.callbacks.features import clean_features, data_of, note_once
+from sslinfo.callbacks.probing import knn_scores
+
+
+class KNNProbe(Callback):
+    """k-NN accuracy on validation and test images, voted by a bank of clean training images.
+
+    Logged as ``probe/knn_top1``. It costs one forward pass over the bank at each validation that it takes part in.
+
+    Args:
+        k: neighbours.
+        temperature: a neighbour votes with weight exp(cosine / temperature) (arXiv:1805.01978).
+        bank_size: at most so many training images, chosen at random once.
+        every_n_validations: take part in every n-th validation of a training; always outside training.
+
+    >>> KNNProbe(k=20).bank_size
+    10000
+    """
+
+    def __init__(
+        self, k: int = 20, temperature: float = 0.07, bank_size: int = 10_000, every_n_validations: int = 1
+    ) -> None:
+        self.k, self.temperature = k, temperature
+        self.bank_size, self.every_n_validations = bank_size, every_n_validations
+        self.validations = 0
+        self.bank: tuple[Tensor, Tensor] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
+
+    def _start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.bank = None
+        data = data_of(trainer, "KNNProbe")
+        if data is None:
+            return
+        if data.num_classes is None:
+            note_once(module, "KNNProbe is off: the training images have no labels")
+            return
+        features, labels = clean_features(data, module, "train", limit=self.bank_size)
+        known = labels >= 0
+        self.bank = features[known], labels[known]
+        self.metric = MulticlassAccuracy(data.num_classes, average="micro", sync_on_compute=False).to(module.device)
+
+    def _update(self, features: Tensor, labels: Tensor) -> None:
+        known = labels >= 0
+        if self.bank is None or not bool(known.any()):
+            return
+        scores = knn_scores(
+            features[known].float(),
+            *self.bank,
+            self.metric.num_classes,
+            self.k,
+            self.temperature,  # type: ignore[arg-type]
+        )
+        self.metric.update(scores, labels[known])
+
+    def _finish(self, module: LightningModule) -> None:
+        if self.bank is not None and self.metric.update_called:
+            module.log("probe/knn_top1", self.metric.compute(), prog_bar=True)
+        self.bank = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        fitting = trainer.state.fn == "fit"
+        if not fitting or self.validations % self.every_n_validations == 0:
+            self._start(trainer, pl_module)
+        self.validations += fitting
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self.bank is not None:
+            self._update(outputs["clean"], outputs["label"])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer, pl_module)
+
+    @torch.no_grad()
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self.bank is not None:
+            self._update(outputs["representation"], outputs["label"])
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(pl_module)

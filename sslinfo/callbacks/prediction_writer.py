@@ -1,0 +1,64 @@
+"""PredictionWriter: representations of every split in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+SPLITS = ("train", "val", "test")
+
+
+class PredictionWriter(Callback):
+    """Writes what ``predict`` computes to an .npz file.
+
+    For each split: ``<split>_representation`` (N, d), ``<split>_label`` (N,) with -1 where there is none, and
+    ``<split>_index`` (N,), the image's place in its data set. Rank 0 writes the rows of all ranks, in the order of index.
+
+    Args:
+        path: file to write; an existing one is replaced.
+
+    >>> PredictionWriter("representations.npz").path.suffix
+    '.npz'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.rows: dict[str, list[np.ndarray]] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rows = {}
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for name, tensor in outputs.items():
+            self.rows.setdefault(f"{SPLITS[dataloader_idx]}_{name}", []).append(
+                tensor.float().cpu().numpy() if tensor.is_floating_point() else tensor.cpu().numpy()
+            )
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        arrays = {name: np.concatenate(parts) for name, parts in self.rows.items()}
+        self.rows = {}
+        for split in SPLITS:
+            if f"{split}_index" in arrays:
+                order = arrays[f"{split}_index"].argsort(kind="stable")
+                arrays.update({n: a[order] for n, a in arrays.items() if n.startswith(f"{split}_")})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(self.path, **arrays)  # type: ignore[arg-type]
+        shapes = ", ".join(
+            f"{split} {arrays[f'{split}_representation'].shape}"
+            for split in SPLITS
+            if f"{split}_representation" in arrays
+        )
+        print(f"wrote {self.path}: {shapes}")

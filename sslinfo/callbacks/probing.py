@@ -1,0 +1,112 @@
+"""Probes as functions: linear classification to convergence, k nearest neighbours, and few labels a class."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+
+def fit_linear(features: Tensor, labels: Tensor, max_iter: int = 1000) -> Pipeline:
+    """Multinomial logistic regression on standardised features, fitted to convergence (scikit-learn, C = 1).
+
+    Args:
+        features: (N, d).
+        labels: (N,) int64, at least two classes.
+        max_iter: L-BFGS iterations after which a fit that has not converged is warned of.
+
+    >>> x = torch.tensor([[-1.0], [-0.9], [0.9], [1.0]])
+    >>> fit_linear(x, torch.tensor([0, 0, 1, 1])).predict([[-0.5], [0.5]]).tolist()
+    [0, 1]
+    """
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=max_iter))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(features.double().cpu().numpy(), labels.cpu().numpy())
+    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
+        rank_zero_warn(f"the linear probe on {len(labels)} labels did not converge in {max_iter} iterations")
+    return model
+
+
+def accuracy(model: Pipeline, features: Tensor, labels: Tensor) -> float:
+    """Share of the labels (N,) that a fitted model predicts from features (N, d)."""
+    return float((model.predict(features.double().cpu().numpy()) == labels.cpu().numpy()).mean())
+
+
+def knn_scores(
+    queries: Tensor, bank: Tensor, bank_labels: Tensor, num_classes: int, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """Votes of the k most similar images for each class, each weighted by exp(cosine / temperature).
+
+    Source: Wu et al., arXiv:1805.01978, section 3.4.
+
+    Args:
+        queries: (n, d); bank: (m, d); bank_labels: (m,) int64.
+        k: neighbours; at most m are used.
+
+    Returns:
+        (n, num_classes), summing to 1 in each row.
+
+    >>> bank = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> knn_scores(torch.tensor([[2.0, 0.1]]), bank, torch.tensor([0, 1]), 2, k=1)
+    tensor([[1., 0.]])
+    """
+    similarity = torch.nn.functional.normalize(queries, dim=1) @ torch.nn.functional.normalize(bank, dim=1).T
+    best, where = similarity.topk(min(k, len(bank)), dim=1)
+    weights = torch.softmax(best / temperature, dim=1)
+    return weights.new_zeros(len(queries), num_classes).scatter_add_(1, bank_labels[where], weights)
+
+
+@dataclass
+class Mean:
+    """A mean over repetitions with its standard error (0 for a single one)."""
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """Mean and standard error of independent values.
+
+        >>> Mean.of([1.0, 3.0])
+        Mean(mean=2.0, error=1.0)
+        """
+        error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
+        return cls(float(np.mean(values)), error)
+
+
+def label_efficiency(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, per_class: int | None, draws: int = 100
+) -> Mean:
+    """Test accuracy of linear probes fitted on random draws of a few labels a class.
+
+    Args:
+        train: (N, d) and test: (M, d) features, with labels (N,) and (M,).
+        per_class: labels drawn from each class; None takes all labels once.
+        draws: number of draws; draw i is seeded by i, so that two representations see the same ones.
+
+    Returns:
+        Mean and standard error over the draws.
+
+    >>> x, y = torch.tensor([[-1.0], [-0.9], [0.9], [1.0]]), torch.tensor([0, 0, 1, 1])
+    >>> label_efficiency(x, y, x, y, per_class=1, draws=4)
+    Mean(mean=1.0, error=0.0)
+    """
+    if per_class is None:
+        return Mean.of([accuracy(fit_linear(train, train_labels), test, test_labels)])
+    by_class = [np.flatnonzero(train_labels.numpy() == label) for label in train_labels.unique().tolist()]
+    results = []
+    for draw in range(draws):
+        generator = np.random.default_rng(draw)
+        rows = torch.from_numpy(np.concatenate([generator.permutation(members)[:per_class] for members in by_class]))
+        results.append(accuracy(fit_linear(train[rows], train_labels[rows]), test, test_labels))
+    return Mean.of(results)

@@ -1,0 +1,219 @@
+"""The command line: ``sslinfo fit|validate|test|predict``, LightningCLI in subclass mode."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import sslinfo.callbacks
+import sslinfo.objectives
+from sslinfo.callbacks.prediction_writer import PredictionWriter
+from sslinfo.checkpoints import CALLBACKS_KEY, StoredConfig, differences, resolve_checkpoint
+from sslinfo.cli_errors import explain
+from sslinfo.data import TwoViewDataModule
+from sslinfo.errors import UserError
+from sslinfo.objectives import JointEmbedding
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+RUNS = "runs"
+DESCRIPTION = """\
+Self-supervised learning with information-theoretic objectives and diagnostics.
+
+  sslinfo fit -c configs/quickstart.yaml          train a recipe
+  sslinfo validate --ckpt_path last               probes of the newest checkpoint, which says what it needs
+  sslinfo test --ckpt_path last                   linear probe to convergence, with all, 10% and 1% of the labels
+  sslinfo predict --ckpt_path last                representations and labels in an .npz file
+
+  sslinfo fit --model.help VICReg                 what a model takes (also --data.help, --model.entropy.help LogDet)
+  sslinfo fit -c RECIPE --print_config=skip_null  the configuration that would run
+"""
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong with the command line in a few lines, with a suggestion."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        raise UserError(explain(message)) from ex
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml beside a training run's logs, and the callbacks' configuration into its checkpoints."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        callbacks = dumped["trainer"].get("callbacks") or []
+        checkpoint[CALLBACKS_KEY] = callbacks if isinstance(callbacks, list) else [callbacks]
+
+
+class Cli(LightningCLI):
+    """LightningCLI whose checkpoints inform the command line instead of overruling it."""
+
+    def __init__(self, *args: Any, stored: StoredConfig | None = None, **kwargs: Any) -> None:
+        self.stored = stored
+        super().__init__(*args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"data": {"class_path": "sslinfo.data.TwoViewDataModule"}})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output",
+                type=str,
+                default="representations.npz",
+                help="file that takes the representations, labels and indices of each split",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """The checkpoint's configuration was the first to be read (see ``main``): nothing overrules the user here."""
+
+    def before_instantiate_classes(self) -> None:
+        if self.stored is not None:
+            dumped = yaml.safe_load(self._parser(self.subcommand).dump(self._options(), skip_none=False))
+            for line in differences(self.stored, dumped):
+                _say(f"note: {line}")
+
+    def _options(self) -> Namespace:
+        assert self.subcommand is not None
+        return self.config[self.subcommand]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if self.subcommand == "test" and not any(isinstance(c, sslinfo.callbacks.LinearProbe) for c in callbacks):
+            callbacks.append(sslinfo.callbacks.LinearProbe())
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self._options()["output"]))
+        return trainer
+
+    def predict(self, **kwargs: Any) -> None:
+        self.trainer.predict(return_predictions=False, **{k: v for k, v in kwargs.items() if k != "return_predictions"})
+
+
+def main(args: Sequence[str] | None = None) -> Cli:
+    """Run the command line on ``args`` (``sys.argv`` without them) and return it, with its trainer, model and data.
+
+    Raises:
+        UserError: for a mistake in the arguments.
+    """
+    args = [argument for argument in (sys.argv[1:] if args is None else args) if argument != "--debug"]
+    args, stored = _with_checkpoint(args)
+    with tempfile.TemporaryDirectory() as folder:
+        if stored is not None:
+            file = Path(folder) / "checkpoint.yaml"
+            file.write_text(yaml.safe_dump(stored.config))
+            args = [args[0], "--config", str(file), *args[1:]]
+        return Cli(
+            JointEmbedding,
+            TwoViewDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            trainer_defaults={"default_root_dir": RUNS},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+            parser_kwargs={"description": DESCRIPTION},
+            args=args,
+            stored=stored,
+        )
+
+
+def console() -> None:
+    """The console script: the working folder is importable, and a user's mistake is a message, not a traceback."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    if "--debug" in sys.argv[1:]:
+        main()
+        return
+    try:
+        main()
+    except (UserError, MisconfigurationException, FileNotFoundError) as error:
+        _fail(str(error))
+    except ValueError as error:
+        _fail(f"{error}\n(the traceback: add --debug)")
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        _fail(f"the checkpoint does not fit the model of this command line: leave out --model and its options\n{error}")
+    except KeyboardInterrupt:
+        _fail("interrupted")
+
+
+def _with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None]:
+    """The arguments with ``last`` and ``best`` resolved, and what the checkpoint says of its configuration."""
+    args = list(args)
+    if not args or args[0] not in SUBCOMMANDS:
+        return args, None
+    path = _option(args, "--ckpt_path", lambda value: resolve_checkpoint(value, _root(args)))
+    if path is None or not Path(path).is_file():
+        return args, None
+    return args, StoredConfig.read(path, named=_named(args), fitting=args[0] == "fit")
+
+
+def _root(args: Sequence[str]) -> str:
+    return _option(list(args), "--trainer.default_root_dir", lambda value: value) or RUNS
+
+
+def _option(args: list[str], name: str, change: Callable[[str], str]) -> str | None:
+    """Value of an option, changed in place in ``args``; the last one counts."""
+    found = None
+    for number, argument in enumerate(args):
+        if argument == name and number + 1 < len(args):
+            args[number + 1] = found = change(args[number + 1])
+        elif argument.startswith(f"{name}="):
+            found = change(argument.removeprefix(f"{name}="))
+            args[number] = f"{name}={found}"
+    return found
+
+
+def _named(args: Sequence[str]) -> set[str]:
+    """Every class that the user names, on the command line or in a file given there."""
+    names: set[str] = set()
+    for before, argument in zip(["", *args], args, strict=False):
+        value = argument.split("=", 1)[-1]
+        names.add(value)
+        is_config = before in ("-c", "--config") or argument.startswith(("--config=", "-c="))
+        if is_config and Path(value).is_file():
+            names |= _class_paths(yaml.safe_load(Path(value).read_text()))
+    return names
+
+
+def _class_paths(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["class_path"]} if isinstance(value.get("class_path"), str) else set()
+        return own.union(*(_class_paths(entry) for entry in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_class_paths(entry) for entry in value))
+    return {value} if isinstance(value, str) else set()
+
+
+def _say(message: str) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if rank_zero_only.rank == 0:
+        print(message, flush=True)
+
+
+def _fail(message: str) -> None:
+    print(f"sslinfo: {message}", file=sys.stderr)
+    sys.exit(2)

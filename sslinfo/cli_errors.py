@@ -1,0 +1,76 @@
+"""Short messages with a suggestion in place of the parser's long ones."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from sslinfo.data import TwoViewDataModule, View
+from sslinfo.objectives import EntropyHalf, JointEmbedding
+from sslinfo.optim import OptimizerConfig
+
+_BASES = (JointEmbedding, EntropyHalf, TwoViewDataModule, View, Callback, Logger)
+
+
+def explain(message: str) -> str:
+    """The parser's message in short, with the class or option that was probably meant.
+
+    >>> print(explain('Parser key "model": Expected a dot import path string: VICRegg'))
+    model: there is no class VICRegg: did you mean VICReg?
+    >>> print(explain("unrecognized arguments: --model.optimzer.lr=3"))
+    there is no option --model.optimzer.lr: did you mean optimizer?
+    """
+    key = next(iter(re.findall(r'[Pp]arser key "([^"]+)"', message)), None)
+    where = f"{key}: " if key else ""
+    if match := re.search(r"No module named '([^']+)'", message):
+        return f"{where}there is no module {match[1]}: is {match[1].split('.')[0]}.py in the working folder?"
+    if match := re.search(r"(?:Expected a dot import path string: |given class_path ')([\w.]+)", message):
+        return f"{where}there is no class {match[1]}: {_suggest(match[1].split('.')[-1], _classes(), 'class')}"
+    if match := re.search(r"[Uu]nrecognized arguments: (.+)", message):
+        name = match[1].split()[0].split("=")[0]
+        return f"there is no option {name}: {_suggest_part(name)}"
+    if match := re.search(r"(?:Option|[Kk]ey) '([^']+)' is not (?:accepted|expected)", message):
+        return f"there is no option {match[1]}: {_suggest_part(match[1])}"
+    if match := re.search(r"arguments are required: (?:\w+\.)?model", message):
+        return "no model is given: --model VICReg, a recipe with -c FILE, or --ckpt_path of a trained one"
+    return message
+
+
+def _suggest_part(name: str) -> str:
+    options = _options()
+    for part in name.lstrip("-").split("."):
+        if part not in options and part not in ("model", "data", "trainer", "init_args", "class_path"):
+            return _suggest(part, options, "option")
+    return "see --help"
+
+
+def _suggest(name: str, known: Iterable[str], kind: str) -> str:
+    by_lower = {entry.lower(): entry for entry in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(by_lower[entry] for entry in close)}?"
+    if kind == "class":
+        return "give one of sslinfo's or the dotted path of your own, such as my_module.MyObjective"
+    return "`sslinfo fit --help` and `sslinfo fit --model.help CLASS` list what there is"
+
+
+def _subclasses(base: type) -> set[type]:
+    return {base}.union(*(_subclasses(child) for child in base.__subclasses__()))
+
+
+def _classes() -> set[str]:
+    return {c.__name__ for base in _BASES for c in _subclasses(base) if not c.__name__.startswith("_")}
+
+
+def _options() -> set[str]:
+    names = {"ckpt_path", "config", "seed_everything", "print_config", "output", "model", "data", "trainer"}
+    for owner in [Trainer, OptimizerConfig, *(c for base in _BASES for c in _subclasses(base))]:
+        if owner is not nn.Module:
+            names |= set(inspect.signature(owner.__init__).parameters) - {"self", "args", "kwargs"}  # type: ignore[misc]
+    return names

@@ -1,0 +1,384 @@
+"""TwoViewDataModule: images of any of the data sets, and their views made a whole batch at a time on the device."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sslinfo.data.datasets import load
+from sslinfo.data.loading import BatchSampler, Request, ResumableLoader
+from sslinfo.data.random import stream_keys
+from sslinfo.data.stores import Fetched, ImageStore, MemoryStore, WrappedStore
+from sslinfo.data.views import View, Views, views_preset
+from sslinfo.errors import UserError
+from sslinfo.hyperparameters import plain_hyperparameters
+
+# Mean and standard deviation of the training images of each set, channel by channel, in [0, 1]: published constants.
+NORMALIZATION = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+Split = Literal["train", "val", "test"]
+
+
+class Source(Dataset):
+    """What the loader's workers hold: a store of images, and the views' crops where they are made on the host.
+
+    ``source[request]`` is one rank's batch before its transfer to the device, always as long as the request.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        views: Views,
+        seed: int,
+        training: bool,
+        transform: Callable[[Tensor], Any] | None = None,
+        make_views: bool = True,
+    ) -> None:
+        self.store, self.views, self.seed, self.training = store, views, seed, training
+        self.transform, self.make_views = transform, make_views
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, request: Request) -> dict[str, Any]:
+        fetched = self.store.__getitems__(request.positions.tolist())
+        keep = request.keep
+        skipped = len(request.positions) - len(fetched.index)
+        if skipped:
+            fetched, keep = self._fill(fetched, request)
+        raw: dict[str, Any] = {
+            "label": fetched.labels,
+            "index": fetched.index,
+            "keep": keep,
+            # Validation images are seen in the same views each time, so that its curves compare.
+            "epoch": request.epoch if self.training else 0,
+            "batch": request.batch,
+            "training": self.training,
+            "make_views": self.make_views,
+            "skipped": skipped,
+        }
+        mixed = isinstance(fetched.images, list)
+        if self.make_views and self.transform is not None:
+            raw["views"] = self._transformed(fetched, raw["epoch"])
+        elif self.make_views and mixed:
+            raw["crops"] = self.views.host_crops(
+                fetched.images, seed=self.seed, epoch=raw["epoch"], index=fetched.index
+            )
+        if not mixed:
+            raw["images"] = fetched.images
+        elif not self.training:
+            raw["images"] = self.views.host_clean(fetched.images)
+        return raw
+
+    def _fill(self, fetched: Fetched, request: Request) -> tuple[Fetched, Tensor]:
+        """As many rows as were asked for, since ranks must agree: repeats of good images stand in for bad ones.
+
+        In training a repeat counts as a sample, in evaluation it is dropped like any other repeat.
+        """
+        if len(fetched.index) == 0:
+            raise UserError(
+                f"no image of a batch of {len(request.positions)} from {self.store.where} could be decoded: "
+                "check data.root"
+            )
+        rows = torch.arange(len(request.positions)) % len(fetched.index)
+        images = (
+            [fetched.images[i] for i in rows.tolist()] if isinstance(fetched.images, list) else fetched.images[rows]
+        )
+        asked = self.store.index[request.positions[request.keep]]
+        wanted = int(torch.isin(fetched.index, asked).sum())
+        keep = request.keep if self.training else torch.arange(len(rows)) < wanted
+        return Fetched(images, fetched.labels[rows], fetched.index[rows]), keep
+
+    def _transformed(self, fetched: Fetched, epoch: int) -> list[Tensor]:
+        """The user's own transform, once for each view, its random numbers a function of (seed, epoch, index, view)."""
+        assert self.transform is not None
+        views = []
+        with torch.random.fork_rng(devices=[]):
+            states = random.getstate(), np.random.get_state()  # noqa: NPY002
+            for view in range(len(self.views.views)):
+                keys = stream_keys(self.seed, epoch, fetched.index, view, "transform").tolist()
+                rows = []
+                for image, key in zip(fetched.images, keys, strict=True):
+                    torch.manual_seed(key % 2**63)
+                    random.seed(key)
+                    np.random.seed(key % 2**32)  # noqa: NPY002
+                    rows.append(self.transform(image))
+                if not all(isinstance(row, Tensor) and row.shape == rows[0].shape for row in rows):
+                    raise UserError(
+                        "data.transform must turn a uint8 tensor (C, H, W) into a float tensor of one shape, got "
+                        f"{sorted({str(tuple(r.shape)) if isinstance(r, Tensor) else type(r).__name__ for r in rows})}"
+                    )
+                views.append(torch.stack(rows))
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+        return views
+
+
+class TwoViewDataModule(LightningDataModule):
+    """Batches of augmented views for training, clean images and views for validation, clean images for test.
+
+    A batch is a dict: ``views`` (list of (N, C, S, S) float32), ``clean`` ((N, C, S, S) or None in training), ``label``
+    ((N,), -1 where there is none), ``index`` ((N,), the image's place in the data set), ``keep`` ((N,), False for repeats
+    that only fill up the last batch), ``skipped`` (how many images of it could not be decoded).
+
+    Args:
+        dataset: digits, cifar10, cifar100, stl10, tinyimagenet, imagefolder, or a map-style data set of your own.
+        root: folder of the data set.
+        batch_size: images per device.
+        views: name of a published pair of augmentations (vicreg, simclr, swav, moco, simsiam, barlow_twins, byol, wmse,
+            digits), or a list of View. None: digits for the digits, else vicreg.
+        image_size: side of the images that the network sees; None keeps the data set's own size (224 for mixed sizes).
+        mean, std: channel-wise normalisation; None: the published constants of CIFAR, else measured on the training
+            images when they are in memory, else ImageNet's.
+        transform: your own transform of one image, uint8 (C, H, W) -> float (C, S, S), in place of ``views``; it is called
+            once for each view.
+        test_dataset: test images for a ``dataset`` of your own.
+        val_fraction: part of the training images that is held out for validation where a data set has no validation
+            images of its own. 0 validates on the test images, so choose nothing by it.
+        train_on: stl10: pre-train on its train split, its unlabelled one, or both.
+        download: fetch the data where torchvision can.
+        on_bad_image: an image that cannot be decoded is an error, or is skipped and counted.
+        in_memory: hold all images as one uint8 tensor; auto does so up to 2 GiB.
+        num_workers: processes that decode images; none are needed for images in memory.
+        compile_views: compile the augmentations (needs a C++ compiler on a CPU).
+        split_seed: seed of the train/validation split.
+        seed: seed of the order and the augmentations; None takes the run's own (``seed_everything``).
+
+    >>> data = TwoViewDataModule("digits", batch_size=64)
+    >>> data.setup("fit")
+    >>> batch = data.to_batch(next(iter(data.train_dataloader())))
+    >>> [tuple(view.shape) for view in batch["views"]], data.num_classes
+    ([(64, 1, 8, 8), (64, 1, 8, 8)], 10)
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | str = "digits",
+        root: str = "data",
+        batch_size: int = 256,
+        views: str | list[View] | None = None,
+        image_size: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+        test_dataset: Dataset | None = None,
+        val_fraction: float = 0.1,
+        train_on: Literal["train", "unlabelled", "both"] = "train",
+        download: bool = False,
+        on_bad_image: Literal["error", "skip"] = "error",
+        in_memory: bool | Literal["auto"] = "auto",
+        num_workers: int = 0,
+        compile_views: bool = False,
+        split_seed: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        plain_hyperparameters(self)
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1")
+        if not 0 <= val_fraction < 1:
+            raise UserError(f"val_fraction={val_fraction} must be in [0, 1)")
+        self.dataset, self.root, self.batch_size = dataset, root, batch_size
+        self.view_list = self._view_list(views, dataset)
+        self.image_size, self.mean, self.std = image_size, mean, std
+        self.transform, self.test_dataset = transform, test_dataset
+        self.val_fraction, self.train_on, self.download = val_fraction, train_on, download
+        self.on_bad_image, self.in_memory, self.num_workers = on_bad_image, in_memory, num_workers
+        self.compile_views, self.split_seed, self.seed = compile_views, split_seed, seed
+        self.stores: dict[str, ImageStore] = {}
+
+    @staticmethod
+    def _view_list(views: str | list[View] | None, dataset: Dataset | str) -> list[View]:
+        if views is None:
+            views = "digits" if dataset == "digits" else "vicreg"
+        return views_preset(views) if isinstance(views, str) else list(views)
+
+    # Splits
+
+    def prepare_data(self) -> None:
+        if self.download and isinstance(self.dataset, str):
+            self._load()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.stores:
+            return
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        loaded = self._load()
+        train = loaded["train"]
+        test = loaded.get("test")
+        if "val" in loaded:
+            val = loaded["val"]
+        elif self.val_fraction > 0:
+            train, val = self._split(train)
+        elif test is not None:
+            rank_zero_warn("val_fraction=0: validation runs on the test images, so choose nothing by it")
+            val = test
+        else:
+            raise UserError("val_fraction=0, but the data set has no test images to validate on: set data.val_fraction")
+        pretrain = train
+        if self.train_on != "train":
+            if "unlabelled" not in loaded:
+                raise UserError(f"train_on={self.train_on!r} needs an unlabelled split, which only stl10 has")
+            pretrain = loaded["unlabelled"] if self.train_on == "unlabelled" else _join(train, loaded["unlabelled"])
+        # What is pre-trained on, and the labelled images that probes are fitted on: the same but for train_on.
+        self.stores = {
+            "pretrain": pretrain,
+            "train": train,
+            "val": val,
+            "test": test if test is not None else val,
+        }
+        self._make_views(train)
+
+    def _load(self) -> dict[str, ImageStore]:
+        if isinstance(self.dataset, str):
+            return load(
+                self.dataset,
+                self.root,
+                download=self.download,
+                on_bad_image=self.on_bad_image,
+                in_memory=self.in_memory,
+            )
+        stores: dict[str, ImageStore] = {"train": WrappedStore(self.dataset)}
+        if self.test_dataset is not None:
+            stores["test"] = WrappedStore(self.test_dataset)
+        return stores
+
+    def _split(self, store: ImageStore) -> tuple[ImageStore, ImageStore]:
+        labels = store.labels.numpy()
+        counts = np.unique(labels, return_counts=True)[1]
+        held_out = max(1, round(len(store) * self.val_fraction))
+        stratify = labels if counts.min() >= 2 and held_out >= len(counts) <= len(store) - held_out else None
+        train, val = train_test_split(
+            np.arange(len(store)), test_size=held_out, random_state=self.split_seed, stratify=stratify
+        )
+        return store.subset(torch.from_numpy(np.sort(train))), store.subset(torch.from_numpy(np.sort(val)))
+
+    def _make_views(self, store: ImageStore) -> None:
+        size = self.image_size
+        if size is None:
+            shape = store.shape
+            size = 224 if shape is None else min(shape[1:])
+        mean, std = self.mean, self.std
+        if mean is None or std is None:
+            found = self._normalization(store)
+            mean = list(found[0]) if mean is None else mean
+            std = list(found[1]) if std is None else std
+        if len(mean) != store.channels or len(std) != store.channels:
+            raise UserError(
+                f"mean={mean} and std={std} must have one entry for each of the {store.channels} channels of the images"
+            )
+        self.views = Views(self.view_list, size=size, mean=mean, std=std)
+
+    def _normalization(self, store: ImageStore) -> tuple[Sequence[float], Sequence[float]]:
+        if isinstance(self.dataset, str) and self.dataset in NORMALIZATION:
+            return NORMALIZATION[self.dataset]
+        if isinstance(store, MemoryStore):
+            images = store.__getitems__(range(0, len(store), max(1, len(store) // 10_000))).images
+            assert isinstance(images, Tensor)
+            pixels = images.double().transpose(0, 1).flatten(1) / 255
+            return pixels.mean(1).tolist(), pixels.std(1).clamp(min=1e-3).tolist()
+        if store.channels == 3:
+            return NORMALIZATION["imagenet"]
+        return [0.5] * store.channels, [0.25] * store.channels
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.stores["train"].channels
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of the training images, None where they have no labels."""
+        labels = self.stores["train"].labels
+        return int(labels.max()) + 1 if len(labels) and int(labels.max()) >= 0 else None
+
+    # Loaders
+
+    def _loader(self, source: Source, sampler: BatchSampler, progress: Any = None) -> ResumableLoader:
+        return ResumableLoader(
+            source,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            progress=progress,
+        )
+
+    def train_dataloader(self) -> ResumableLoader:
+        store = self.stores["pretrain"]
+        source = Source(store, self.views, self.seed or 0, True, self.transform)
+        sampler = BatchSampler(len(store), self.batch_size, shuffle=True, seed=self.seed or 0)
+        len(sampler)  # says at once when the batch is larger than the data
+        return self._loader(source, sampler, self._progress)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self.clean_dataloader("val", make_views=True)
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self.clean_dataloader("test")
+
+    def predict_dataloader(self) -> list[ResumableLoader]:
+        return [self.clean_dataloader(split) for split in ("train", "val", "test")]
+
+    def clean_dataloader(self, split: Split, limit: int | None = None, make_views: bool = False) -> ResumableLoader:
+        """Every image of a split once, in order, without augmentation; pass each batch to :meth:`to_batch`.
+
+        Args:
+            split: train, val or test.
+            limit: at most so many images, a random choice that is the same on all ranks and in all epochs.
+            make_views: add the augmented views too.
+        """
+        store = self.stores[split]
+        if limit is not None and limit < len(store):
+            chosen = torch.randperm(len(store), generator=torch.Generator().manual_seed(self.split_seed))[:limit]
+            store = store.subset(chosen.sort().values)
+        source = Source(store, self.views, self.seed or 0, False, self.transform, make_views)
+        return self._loader(source, BatchSampler(len(store), self.batch_size, shuffle=False))
+
+    def _progress(self) -> tuple[int, int]:
+        trainer = self.trainer
+        assert trainer is not None
+        return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.processed
+
+    # Batches
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.to_batch(batch) if isinstance(batch, dict) and "training" in batch else batch
+
+    def to_batch(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """A loader's batch, already on its device, with views and clean images made there."""
+        batch: dict[str, Any] = {name: raw[name] for name in ("label", "index", "keep", "skipped")}
+        batch["clean"] = None if raw["training"] else self.views.clean(raw["images"])
+        if "views" in raw:
+            batch["views"] = raw["views"]
+        elif raw["make_views"]:
+            batch["views"] = self.views(
+                raw.get("images"),
+                crops=raw.get("crops"),
+                seed=self.seed or 0,
+                epoch=raw["epoch"],
+                index=raw["index"],
+                batch=raw["batch"],
+            )
+        return batch
+
+
+def _join(first: ImageStore, second: ImageStore) -> ImageStore:
+    images = [store.__getitems__(range(len(store))).images for store in (first, second)]
+    assert all(isinstance(part, Tensor) for part in images)
+    return MemoryStore(torch.cat(images), torch.cat([first.labels, second.labels]), first.classes)  # type: ignore[arg-type]

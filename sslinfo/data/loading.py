@@ -1,0 +1,118 @@
+"""Which images make which batch: samplers that share one global order over ranks and resume in the middle of an epoch.
+
+The order of an epoch is a function of (seed, epoch) alone. Global batch b of W ranks with B images each is the slice
+[b W B, (b + 1) W B) of it, rank r taking the r-th block of B: the same images as one process with batch W B.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+
+from sslinfo.distributed import rank, world_size
+from sslinfo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One rank's batch: positions in the data set, which of them count, and the place in training."""
+
+    positions: torch.Tensor
+    keep: torch.Tensor
+    epoch: int
+    batch: int
+
+
+class BatchSampler(DistributedSampler):
+    """Yields this rank's :class:`Request` for each batch of an epoch.
+
+    It is a ``DistributedSampler`` so that Lightning leaves it in place; ranks are asked for when the epoch starts.
+
+    Args:
+        size: number of images.
+        batch_size: images per rank and batch.
+        shuffle: a new order in each epoch; and only whole global batches, so that the ranks' shards are equal. Without
+            it every image comes once, and the last batch is filled with repeats whose ``keep`` is False.
+        seed: of the order.
+
+    >>> [request.positions.tolist() for request in BatchSampler(5, 2, shuffle=False)]
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int = 0) -> None:
+        self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
+        self.epoch = 0
+        self.resume: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        whole = self.batch_size * world_size()
+        if not self.shuffle:
+            return math.ceil(self.size / whole)
+        if self.size < whole:
+            raise UserError(
+                f"batch_size={self.batch_size} on {world_size()} rank(s) is more than the {self.size} training images: "
+                "lower data.batch_size"
+            )
+        return self.size // whole
+
+    def __iter__(self) -> Iterator[Request]:  # type: ignore[override]
+        epoch, first = self._start()
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            order = torch.randperm(self.size, generator=generator)
+        else:
+            order = torch.arange(self.size)
+        ranks, batch_size = world_size(), self.batch_size
+        for batch in range(first, len(self)):
+            rows = order[batch * batch_size * ranks : (batch + 1) * batch_size * ranks]
+            block = math.ceil(len(rows) / ranks)
+            mine = torch.arange(rank() * block, (rank() + 1) * block)
+            keep = mine < len(rows)
+            yield Request(rows[mine.clamp(max=len(rows) - 1)], keep, epoch, batch)
+
+    def _start(self) -> tuple[int, int]:
+        if self.resume is None:
+            return self.epoch, 0
+        epoch, first = self.resume
+        if first >= len(self):
+            epoch, first = epoch + 1, 0
+        # Lightning may make the first iterator before it sets the epoch, so an older epoch here is not the truth.
+        return (self.epoch, 0) if self.epoch > epoch else (epoch, first)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader over requests that notes in the checkpoint how many batches of the epoch were trained on.
+
+    Args:
+        progress: returns (epoch, batches trained on in it), asked when a checkpoint is written: what the loader has
+            handed out may be ahead of that.
+    """
+
+    def __init__(self, *args: Any, progress: Callable[[], tuple[int, int]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.progress = progress
+
+    def state_dict(self) -> dict[str, int]:
+        epoch, batches = self.progress() if self.progress is not None else (0, 0)
+        sampler = self.sampler
+        assert isinstance(sampler, BatchSampler)
+        return {"epoch": epoch, "batches": batches, "global_batch": sampler.batch_size * world_size()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        sampler = self.sampler
+        assert isinstance(sampler, BatchSampler)
+        now = sampler.batch_size * world_size()
+        if state["global_batch"] != now and 0 < state["batches"]:
+            raise UserError(
+                f"the checkpoint stopped after {state['batches']} batches of {state['global_batch']} images in an epoch, "
+                f"and now a batch over all devices has {now}: resume with the same data.batch_size x devices"
+            )
+        sampler.resume = (state["epoch"], state["batches"])

@@ -1,0 +1,220 @@
+"""The views of a recipe, made a whole batch at a time.
+
+:class:`Views` holds the views, their size and the normalisation; :func:`views_preset` has the published recipes.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as reference
+
+from sslinfo.data import colour
+from sslinfo.data.resample import to_float
+from sslinfo.data.view import Parameters, View
+
+__all__ = ["Preset", "View", "Views", "views_preset"]
+
+# Elements of the images that a CPU works on at a time: with their temporaries they stay in a core's second-level cache,
+# and in memory that the C library keeps (larger pieces go back to the system and cost page faults).
+_CPU_CHUNK = 200_000
+
+
+class Views:
+    """The views of a recipe: their size and normalisation, on the device or, for images of mixed sizes, in two steps.
+
+    Args:
+        views: one :class:`View` for each view of an image.
+        size: height and width of the views.
+        mean, std: of each channel, for values in [0, 1].
+        compile: compile the resampling weights and the colour jitter; on a CPU it needs a C++ compiler.
+
+    Raises:
+        ValueError: for no views, a size below 1, or a mean and std that do not fit each other.
+
+    Example:
+        >>> views = Views(views_preset("vicreg"), 32, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+        >>> images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+        >>> one, two = views(images, seed=0, epoch=0, index=torch.arange(4), batch=0)
+        >>> one.shape, one.dtype
+        (torch.Size([4, 3, 32, 32]), torch.float32)
+    """
+
+    def __init__(
+        self, views: Sequence[View], size: int, mean: Sequence[float], std: Sequence[float], compile: bool = False
+    ) -> None:
+        if not views:
+            raise ValueError("views must hold at least one View, got none: views_preset(name) has the published ones")
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {size}")
+        if len(mean) != len(std) or min(std, default=1.0) <= 0.0:
+            raise ValueError(f"mean and std must be of one length, and std above 0, got {mean} and {std}")
+        self.views = list(views)
+        self.size = size
+        self.mean = [float(v) for v in mean]
+        self.std = [float(v) for v in std]
+        self.compile = compile
+
+    def __call__(
+        self,
+        images: Tensor | None = None,
+        *,
+        seed: int,
+        epoch: int,
+        index: Tensor,
+        batch: int,
+        crops: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Make all the views of a batch.
+
+        Args:
+            images: (N, C, H, W), uint8 or float in [0, 1].
+            seed, epoch: integers.
+            index: (N,) int64, positions of the images in their data set (on the CPU it saves a synchronisation).
+            batch: number of the global batch within the epoch; the same on all ranks.
+            crops: in place of ``images``, what :meth:`host_crops` returned for the same seed, epoch and index.
+
+        Returns:
+            V tensors (N, C, size, size) float32, normalised, on the device of the images.
+
+        Raises:
+            ValueError: if not exactly one of ``images`` and ``crops`` is given, or their numbers do not fit.
+        """
+        if (images is None) == (crops is None):
+            raise ValueError("give either images or crops, the result of host_crops")
+        sources = [images] * len(self.views) if crops is None else crops
+        if len(sources) != len(self.views):
+            raise ValueError(f"crops must hold one tensor for each of {len(self.views)} views, got {len(sources)}")
+        made = []
+        for number, (view, source) in enumerate(zip(self.views, sources, strict=True)):
+            assert source is not None
+            if source.ndim != 4 or len(source) != len(index):
+                raise ValueError(
+                    f"images must be (N, C, H, W) with one index each, got shape {tuple(source.shape)} and "
+                    f"{len(index)} indices"
+                )
+            height, width = source.shape[-2:]
+            drawn = view.sample(
+                seed=seed, epoch=epoch, index=index, view=number, batch=batch, height=height, width=width
+            )
+            if crops is not None:
+                drawn |= _whole(len(source), height, width)
+            made.append(self._make(view, source, drawn))
+        return made
+
+    def _make(self, view: View, images: Tensor, drawn: Parameters) -> Tensor:
+        n, channels = images.shape[:2]
+        out = torch.empty((n, channels, self.size, self.size), device=images.device)
+        step = n if images.is_cuda else max(1, _CPU_CHUNK // max(1, out[0].numel() if n else 1))
+        for start in range(0, n, max(1, step)):
+            part = slice(start, start + step)
+            some = {name: value if name == "order" else value[part] for name, value in drawn.items()}
+            colour.normalize(
+                view.apply(images[part], some, self.size, self.compile), self.mean, self.std, out=out[part]
+            )
+        return out
+
+    def resize(self, images: Tensor) -> Tensor:
+        """The central square of each image, resized (bicubic, antialiased) to (N, C, size, size), of the same type."""
+        height, width = images.shape[-2:]
+        if (height, width) == (self.size, self.size) or not len(images):
+            return images.new_empty((0, images.shape[1], self.size, self.size)) if not len(images) else images
+        side = min(height, width)
+        box = ((height - side) // 2, (width - side) // 2, side, side)
+        resized = reference.resized_crop(images, *box, [self.size, self.size], "bicubic", antialias=True)
+        return resized.clamp_(0.0, 1.0) if resized.is_floating_point() else resized
+
+    def clean(self, images: Tensor) -> Tensor:
+        """The images without augmentation: central square, resized (bicubic, antialiased), normalised.
+
+        Args:
+            images: (N, C, H, W), uint8 or float in [0, 1].
+
+        Returns:
+            (N, C, size, size) float32.
+
+        Example:
+            >>> views = Views([View()], 8, [0.5], [0.25])
+            >>> views.clean(torch.full((2, 1, 9, 12), 0.75)).unique().tolist()
+            [1.0]
+        """
+        return colour.normalize(self.resize(to_float(images)), self.mean, self.std)
+
+    def host_crops(self, images: Sequence[Tensor], *, seed: int, epoch: int, index: Tensor) -> list[Tensor]:
+        """Crop images of mixed sizes on the host; ``__call__(crops=...)`` makes the views of the result.
+
+        The boxes are those of the pipeline on the device, and so is the result, but for the rounding to 8 bits.
+
+        Args:
+            images: N images (C, H, W) uint8 of any sizes.
+            seed, epoch, index: as in ``__call__``.
+
+        Returns:
+            V tensors (N, C, size, size) uint8.
+        """
+        height = torch.tensor([image.shape[-2] for image in images], dtype=torch.int64)
+        width = torch.tensor([image.shape[-1] for image in images], dtype=torch.int64)
+        if not images:
+            return [torch.empty((0, len(self.mean), self.size, self.size), dtype=torch.uint8) for _ in self.views]
+        made = []
+        for number, view in enumerate(self.views):
+            boxes = view.boxes(seed=seed, epoch=epoch, index=index, view=number, height=height, width=width)
+            sides = torch.stack(boxes, dim=1).tolist()
+            cut = [
+                reference.resized_crop(image, *box, [self.size, self.size], view.interpolation, antialias=True)
+                for image, box in zip(images, sides, strict=True)
+            ]
+            made.append(torch.stack(cut))
+        return made
+
+
+def _whole(n: int, height: int, width: int) -> Parameters:
+    sides = {"top": 0, "left": 0, "height": height, "width": width}
+    return {name: torch.full((n,), side) for name, side in sides.items()}
+
+
+Preset = Literal["simclr", "swav", "moco", "simsiam", "barlow_twins", "byol", "mocov3", "vicreg", "wmse", "digits"]
+
+_STRONG = (0.8, 0.8, 0.8, 0.2)
+_MEDIUM = (0.4, 0.4, 0.4, 0.1)
+_MILD = (0.4, 0.4, 0.2, 0.1)
+# Crop scale, jitter, blur and solarise of both views; all flip with .5 and turn grey with .2.
+_PUBLISHED = {
+    "simclr": ((0.08, 1.0), _STRONG, (0.5, 0.5), (0.0, 0.0)),
+    "swav": ((0.08, 1.0), _STRONG, (0.5, 0.5), (0.0, 0.0)),
+    "moco": ((0.08, 1.0), _MEDIUM, (0.5, 0.5), (0.0, 0.0)),
+    "simsiam": ((0.08, 1.0), _MEDIUM, (0.5, 0.5), (0.0, 0.0)),
+    "barlow_twins": ((0.08, 1.0), _MILD, (0.0, 0.0), (0.0, 0.2)),
+    "byol": ((0.08, 1.0), _MILD, (0.0, 0.0), (0.0, 0.2)),
+    "mocov3": ((0.08, 1.0), _MILD, (0.0, 0.0), (0.0, 0.2)),
+    "vicreg": ((0.2, 1.0), _MILD, (0.0, 0.0), (0.1, 0.1)),
+    "wmse": ((0.2, 1.0), _STRONG, (0.0, 0.0), (0.0, 0.0)),
+}
+
+
+def views_preset(name: Preset) -> list[View]:
+    """The two views of a published recipe, or ours for the digits.
+
+    The CIFAR recipes published with solo-learn (arXiv:2108.01775), by method: ``simclr``, ``swav``, ``moco`` (MoCo
+    v2+), ``simsiam``, ``barlow_twins``, ``byol``, ``mocov3``, ``vicreg``, ``wmse``. ``digits`` is for grey images of
+    8 x 8 pixels, where a crop or a flip would change the digit: a small rotation, shift, magnification and shear,
+    mild brightness and contrast, noise.
+
+    Raises:
+        ValueError: for another name.
+
+    Example:
+        >>> [view.solarize for view in views_preset("byol")]
+        [0.0, 0.2]
+    """
+    if name == "digits":
+        view = View(jitter=(0.2, 0.2, 0.0, 0.0), degrees=12.0, translate=0.125, scale=(0.9, 1.1), shear=5.0, noise=0.05)
+        return [view, view]
+    if name not in _PUBLISHED:
+        raise ValueError(f"there is no preset {name!r}: choose one of {', '.join((*_PUBLISHED, 'digits'))}")
+    scale, jitter, blurs, solarizes = _PUBLISHED[name]
+    return [
+        View(crop_scale=scale, flip=0.5, jitter=jitter, grey=0.2, blur=blur, solarize=solarize)
+        for blur, solarize in zip(blurs, solarizes, strict=True)
+    ]

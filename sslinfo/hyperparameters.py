@@ -1,0 +1,56 @@
+"""Hyper-parameters as plain values, so that a checkpoint is loaded weights-only and rebuilds its model by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+
+def init_arguments(obj: Any) -> dict[str, Any]:
+    """Arguments of an object's constructor, read from the attributes of the same names."""
+    names = [name for name in inspect.signature(type(obj).__init__).parameters if name != "self"]
+    return {name: getattr(obj, name) for name in names if hasattr(obj, name)}
+
+
+def to_plain(value: Any) -> Any:
+    """A value as strings, numbers, lists and dicts.
+
+    Objects that keep their constructor arguments as attributes become ``{class_path, init_args}``.
+
+    Raises:
+        TypeError: for what has no such form (a network, an open file).
+
+    >>> to_plain({"projector": (32, 16), "optimizer": None})
+    {'projector': [32, 16], 'optimizer': None}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(entry) for entry in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if getattr(type(value), "has_plain_form", False):
+        path = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"class_path": path, "init_args": to_plain(init_arguments(value))}
+    raise TypeError(f"{type(value).__name__} has no plain form")
+
+
+def plain_hyperparameters(module: Any) -> None:
+    """Replace what ``save_hyperparameters`` collected by plain values; leave out what has none (a network, a data set).
+
+    The class is noted too, in the form that ``load_from_checkpoint`` rebuilds from.
+    """
+    hparams = {}
+    for name, value in dict(module.hparams).items():
+        try:
+            hparams[name] = to_plain(value)
+        except TypeError:
+            continue
+    hparams["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
+    hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+    module._set_hparams(hparams)
+    module._hparams_initial = dict(module._hparams)

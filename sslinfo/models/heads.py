@@ -1,0 +1,43 @@
+"""Projection heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from sslinfo.errors import UserError
+
+Norm = Literal["batch", "layer", "none"]
+
+
+def projection_head(in_features: int, widths: Sequence[int], norm: Norm = "batch") -> nn.Sequential:
+    """Linear layers of the given widths with a norm and ReLU between them; the last is linear alone.
+
+    Args:
+        in_features: width of the representation.
+        widths: width of each layer, the last being the embedding's; an empty list gives the identity.
+        norm: ``batch`` (as published for most methods), ``layer``, or ``none``. A layer followed by batch norm has no
+            bias, which the norm would cancel.
+
+    Shape: (N, in_features) -> (N, widths[-1]).
+
+    >>> import torch
+    >>> projection_head(128, [512, 64])(torch.zeros(2, 128)).shape
+    torch.Size([2, 64])
+    """
+    norms = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": None}
+    if norm not in norms:
+        raise UserError(f"projector_norm={norm!r} is not known: choose batch, layer or none")
+    if any(width < 1 for width in widths):
+        raise UserError(f"projector={list(widths)} holds a width below 1")
+    layers: list[nn.Module] = []
+    for number, width in enumerate(widths):
+        last = number == len(widths) - 1
+        layers.append(nn.Linear(in_features, width, bias=norm != "batch" or last))
+        if not last:
+            make = norms[norm]
+            layers += ([make(width)] if make is not None else []) + [nn.ReLU(inplace=True)]
+        in_features = width
+    return nn.Sequential(*layers)

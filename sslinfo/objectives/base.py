@@ -1,0 +1,264 @@
+"""JointEmbedding: what every objective shares, so that a new one is its mathematics and nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from sslinfo.distributed import gather, gather_uneven, rank, world_size
+from sslinfo.errors import UserError
+from sslinfo.models import build_backbone, projection_head
+from sslinfo.hyperparameters import plain_hyperparameters
+from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
+
+
+@contextmanager
+def full_precision(device_type: str) -> Iterator[None]:
+    """Autocast off and matrix products in full float32 (no TF32), restored afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class JointEmbedding(LightningModule):
+    """A backbone and a projector trained on several views of each image.
+
+    A subclass writes ``loss`` for whole-batch embeddings as if there were one device. The base class makes the
+    embeddings, gathers them over ranks with gradient, calls ``loss`` in float32 with autocast off, logs every term as
+    ``train/<term>`` and ``val/<term>``, and hands callbacks the representations, embeddings and labels of the whole
+    batch as the outputs of ``training_step`` and ``validation_step``.
+
+    Args:
+        backbone: ``conv4``, any timm name, or a module with ``num_features`` that maps images to (N, num_features).
+        in_channels: channels of the images.
+        stem: ``cifar`` for a ResNet on images of about 32 pixels (3x3 stem of stride 1, no max-pool).
+        stem_padding: padding of the CIFAR stem's convolution.
+        weights: a local file with weights of the backbone.
+        backbone_options: further arguments of the backbone ({width: 32} of conv4, {img_size: 32} of a timm ViT).
+        projector: widths of the projection head's layers, the last being the embedding's.
+        projector_norm: norm between the head's layers: batch, layer or none.
+        optimizer: optimizer, learning rate and schedule.
+
+    Raises:
+        UserError: an argument that does not fit; the message names it and the way out.
+
+    >>> class Invariance(JointEmbedding):
+    ...     def loss(self, z1, z2):
+    ...         return {"loss": (z1 - z2).square().mean()}
+    >>> model = Invariance(backbone="conv4", projector=[32, 16])
+    >>> embeddings = model.embed([torch.zeros(4, 3, 32, 32), torch.zeros(4, 3, 32, 32)])
+    >>> embeddings["z1"].shape, model.loss(**embeddings)["loss"].item()
+    (torch.Size([4, 16]), 0.0)
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "resnet18",
+        in_channels: int = 3,
+        stem: Literal["default", "cifar"] = "default",
+        stem_padding: int = 1,
+        weights: str | None = None,
+        backbone_options: dict[str, Any] | None = None,
+        projector: Sequence[int] = (2048, 2048, 2048),
+        projector_norm: Literal["batch", "layer", "none"] = "batch",
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        plain_hyperparameters(self)
+        if isinstance(backbone, str):
+            self.backbone: nn.Module = build_backbone(
+                backbone,
+                in_channels=in_channels,
+                stem=stem,
+                stem_padding=stem_padding,
+                weights=weights,
+                options=backbone_options,
+            )
+        else:
+            self.backbone = backbone
+        if not isinstance(getattr(self.backbone, "num_features", None), int):
+            raise UserError(f"backbone={type(self.backbone).__name__} has no integer num_features: set that attribute")
+        self.in_channels = in_channels
+        self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
+        self.projector = projection_head(self.num_features, projector, projector_norm)
+        self.embedding_dim = projector[-1] if projector else self.num_features
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.seed: int | None = None
+        self._seen: list[Tensor] | None = None
+        self.backbone.register_forward_hook(self._note_representation)
+
+    # What a subclass may change
+
+    def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Embeddings of the views: ``{"z1": (N, d), "z2": (N, d), ...}``, the projector of the backbone of each.
+
+        A subclass may return more, each a tensor of N rows; every entry becomes an argument of ``loss``.
+        """
+        return {f"z{number}": self.projector(self.backbone(view)) for number, view in enumerate(views, start=1)}
+
+    def loss(self, **embeddings: Tensor) -> dict[str, Tensor]:
+        """Named 0-d terms, "loss" among them, of the whole batch's embeddings. A subclass must define it."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss(self, z1, z2)")
+
+    # What the base class does with it
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Representations (N, num_features) of images (N, C, H, W)."""
+        return self.backbone(images)
+
+    def objective(
+        self, views: Sequence[Tensor], keep: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Terms of the loss of the whole batch, and what it was computed from.
+
+        Args:
+            views: this rank's views, each (n, C, H, W).
+            keep: (n,) which rows count; the ranks may then keep different numbers of rows, and no gradient flows.
+
+        Returns:
+            The named terms; and ``{"representations": [(N, num_features), ...], "embeddings": {name: (N, d)}}``,
+            detached, of the whole batch of N rows.
+        """
+        self._seen = []
+        try:
+            embeddings = self.embed(views)
+            seen = self._seen
+        finally:
+            self._seen = None
+        if len(seen) == 1 and len(views) > 1 and len(seen[0]) == len(views) * len(views[0]):
+            seen = list(seen[0].chunk(len(views)))
+        with full_precision(self.device.type):
+            wide = {
+                name: z.float() if z.dtype in (torch.bfloat16, torch.float16) else z for name, z in embeddings.items()
+            }
+            extra = {f"representation{number}": h for number, h in enumerate(seen)}
+            if keep is None:
+                whole = gather(wide)
+                extra = gather(extra)
+            else:
+                kept = gather_uneven({name: z[keep] for name, z in {**wide, **extra}.items()})
+                whole = {name: kept[name] for name in wide}
+                extra = {name: kept[name] for name in extra}
+            terms = self.loss(**whole)
+        if not isinstance(terms, Mapping) or not isinstance(terms.get("loss"), Tensor) or terms["loss"].dim() != 0:
+            raise UserError(f"{type(self).__name__}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
+        outputs = {
+            "representations": list(extra.values()),
+            "embeddings": {name: z.detach() for name, z in whole.items()},
+        }
+        return dict(terms), outputs
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        terms, outputs = self.objective(batch["views"])
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch["index"]))
+        self.log("train/loss_step", terms["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch["index"]))
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
+        if batch.get("skipped"):
+            skipped = float(batch["skipped"])
+            self.log("data/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum", batch_size=1)
+        about = gather({"label": batch["label"], "index": batch["index"]})
+        return {"loss": terms["loss"], **outputs, **about}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        keep = batch["keep"]
+        outputs: dict[str, Any] = gather_uneven(
+            {
+                "clean": self.backbone(batch["clean"]).detach()[keep],
+                "label": batch["label"][keep],
+                "index": batch["index"][keep],
+            }
+        )
+        count = len(outputs["index"])
+        if count > 1:
+            terms, more = self.objective(batch["views"], keep)
+            outputs.update(more)
+            self.log_dict({f"val/{name}": term for name, term in terms.items()}, batch_size=count)
+        return outputs
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        return self.predict_step(batch, batch_idx, dataloader_idx)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Representations, labels and indices of the clean images of all ranks."""
+        keep = batch["keep"]
+        return gather_uneven(
+            {
+                "representation": self.backbone(batch["clean"]).detach()[keep],
+                "label": batch["label"][keep],
+                "index": batch["index"][keep],
+            }
+        )
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.estimated_stepping_batches
+        accumulate = self.trainer.accumulate_grad_batches
+        optimizer = build_optimizer(self, self.optimizer_config, self.effective_batch)
+        epoch = self.trainer.num_training_batches / accumulate
+        scheduler = build_scheduler(optimizer, self.optimizer_config, steps, epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def effective_batch(self) -> int:
+        """Samples behind one optimizer step: per-device batch x devices x nodes x accumulated batches."""
+        source = self.trainer.datamodule if getattr(self.trainer, "datamodule", None) is not None else None  # type: ignore[attr-defined]
+        if source is not None:
+            per_device = source.batch_size
+        else:
+            loader = self.trainer.train_dataloader
+            per_device = getattr(loader, "batch_size", None)
+        if per_device is None:
+            raise UserError("the batch size is unknown: pass a TwoViewDataModule or a DataLoader with batch_size")
+        return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        channels = getattr(data, "channels", self.in_channels)
+        if channels != self.in_channels:
+            raise UserError(
+                f"in_channels={self.in_channels}, but the images have {channels}: set --model.in_channels {channels}"
+            )
+        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            raise UserError(
+                f"strategy={type(self.trainer.strategy).__name__} is not supported on several devices, since the "
+                "objectives' exactness is proved for DDP: set --trainer.strategy ddp"
+            )
+
+    def on_fit_start(self) -> None:
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        if world_size() > 1 and any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
+            for module in self.modules()
+        ):
+            rank_zero_warn(
+                f"batch norm keeps statistics of its own on each of the {world_size()} ranks, so training differs from "
+                "one process on the whole batch: set --trainer.sync_batchnorm true (GPUs only)"
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Random numbers drawn inside the network are a function of the step, so that a resumed run draws the same.
+        mixed = hash((self.seed, self.current_epoch, batch_idx, rank()))
+        torch.manual_seed(mixed % 2**63)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["sslinfo_seed"] = self.seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.seed = checkpoint.get("sslinfo_seed", self.seed)
+
+    def _note_representation(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if self._seen is not None:
+            self._seen.append(output.detach())

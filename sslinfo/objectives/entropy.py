@@ -1,0 +1,161 @@
+"""Entropy halves: what an objective maximises as H(Z).
+
+Each half is called with the online projections of the views, whole batches z of shape (N, d), and returns named terms:
+"loss", what is added to the host's loss (smaller is more entropy), and figures to log. ``prepare`` is applied by the
+host to the projections before either of its halves sees them: a half whose estimate grows with scale asks for
+embeddings on the sphere of radius sqrt(d), so that entropy is never bought by scale alone and a coordinate has mean
+square 1 whatever the width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslinfo.errors import UserError
+from sslinfo.information import logdet_entropy, pairwise_entropy, pairwise_entropy_cap
+
+
+class EntropyHalf(nn.Module):
+    """Base class of the halves. A half of your own defines ``forward(*views) -> {"loss": ..., ...}``.
+
+    Its constructor keeps each argument as an attribute of the same name, so that checkpoints can write it down.
+    """
+
+    has_plain_form = True
+    normalize = False
+
+    def prepare(self, z: Tensor) -> Tensor:
+        """Embeddings (N, d) as the half wants them: unchanged, or on the sphere of radius sqrt(d)."""
+        return F.normalize(z, dim=1) * z.shape[1] ** 0.5 if self.normalize else z
+
+
+class VarianceCovariance(EntropyHalf):
+    """VICReg's own half: a hinge on each standard deviation and a penalty on covariances (arXiv:2105.04906, eq. 1-4).
+
+    With C the covariance of a view (divisor N - 1): v = mean_j relu(1 - sqrt(C_jj + 1e-4)) and
+    c = sum_{i != j} C_ij^2 / d; a surrogate of 1/2 log det C, in no unit.
+
+    Args:
+        variance: weight of v.
+        covariance: weight of c.
+        convention: ``paper`` adds v and c of both views (Algorithm 1); ``code`` is the authors' program, which averages v
+            over the views and adds c. Weight 50 for v in ``code`` is weight 25 in ``paper``; c is the same in both.
+
+    >>> half = VarianceCovariance(variance=25.0, covariance=1.0)
+    >>> z = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+    >>> {name: round(term.item(), 4) for name, term in half(z, z).items()}  # variances 8/3, no covariance
+    {'loss': 0.0, 'variance': 0.0, 'covariance': 0.0}
+    """
+
+    def __init__(
+        self, variance: float = 25.0, covariance: float = 1.0, convention: Literal["paper", "code"] = "paper"
+    ) -> None:
+        super().__init__()
+        if convention not in ("paper", "code"):
+            raise UserError(f"convention={convention!r} is not known: choose paper or code")
+        self.variance, self.covariance, self.convention = variance, covariance, convention
+
+    def forward(self, *views: Tensor) -> dict[str, Tensor]:
+        pairs = [variance_covariance(z) for z in views]
+        v = torch.stack([pair[0] for pair in pairs])
+        c = torch.stack([pair[1] for pair in pairs])
+        v_total = v.sum() if self.convention == "paper" else v.mean()
+        loss = self.variance * v_total + self.covariance * c.sum()
+        return {"loss": loss, "variance": v.mean(), "covariance": c.mean()}
+
+
+def variance_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
+    """VICReg's v and c of one view z (N, d); see :class:`VarianceCovariance`.
+
+    The sum over off-diagonal entries is taken on the smaller side: ||Z^T Z||_F = ||Z Z^T||_F.
+
+    Raises:
+        UserError: fewer than two samples.
+
+    >>> v, c = variance_covariance(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]) / 2)  # C = [[.5, .5], [.5, .5]]
+    >>> round(v.item(), 4), round(c.item(), 4)
+    (0.2928, 0.25)
+    """
+    n, d = z.shape
+    if n < 2:
+        raise UserError(f"VarianceCovariance needs at least 2 samples a batch, got {n}: raise data.batch_size")
+    centred = z - z.mean(0)
+    variance = centred.square().sum(0) / (n - 1)
+    gram = centred.T @ centred if d <= n else centred @ centred.T
+    off_diagonal = (gram / (n - 1)).square().sum() - variance.square().sum()
+    return torch.relu(1 - torch.sqrt(variance + 1e-4)).mean(), off_diagonal / d
+
+
+class LogDet(EntropyHalf):
+    """Gaussian upper bound of the entropy, 1/2 log det(I + beta S) (arXiv:2303.00633; Zhouyin & Liu, arXiv:2105.03705).
+
+    The loss is -weight * H / d, per dimension, so that a weight serves every width; H is the mean over the views.
+
+    Args:
+        weight: weight of H / d.
+        beta: inverse variance of the noise under which S is seen; always a part of the number that is logged.
+        normalize: embeddings on the sphere of radius sqrt(d), where tr S <= d N/(N - 1) and so
+            H <= d/2 log(1 + beta N/(N - 1)); without it H grows with the logarithm of the scale.
+
+    >>> half = LogDet(weight=1.0, beta=1.0, normalize=False)
+    >>> z = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])  # S = 2/3 I
+    >>> {name: round(term.item(), 4) for name, term in half(z, z).items()}  # H = log(5/3)
+    {'loss': -0.2554, 'entropy': 0.5108}
+    """
+
+    def __init__(self, weight: float = 25.0, beta: float = 10.0, normalize: bool = True) -> None:
+        super().__init__()
+        self.weight, self.beta, self.normalize = weight, beta, normalize
+
+    def forward(self, *views: Tensor) -> dict[str, Tensor]:
+        entropy = torch.stack([logdet_entropy(z, beta=self.beta, dtype=z.dtype) for z in views]).mean()
+        return {"loss": -self.weight * entropy / views[0].shape[1], "entropy": entropy}
+
+
+class PairDist(EntropyHalf):
+    """Pairwise-distance entropy of the mixture of one Gaussian a sample (Kolchinsky & Tracey 2017; arXiv:2303.00633).
+
+    Each sample stands for N(z_i, s2 I) with s2 = variance * d, so that ``variance`` is a squared distance between unit
+    vectors when the embeddings are normalised. The loss is -weight * H, H the mean over the views, in nats.
+
+    Args:
+        weight: weight of H.
+        variance: variance of a component, per dimension of the embedding.
+        bound: ``upper`` (Kullback-Leibler) or ``lower`` (Bhattacharyya) bound of the mixture's entropy. With normalised
+            embeddings the upper one has SimCLR's temperature = variance, the lower one 4 * variance.
+        normalize: embeddings on the sphere of radius sqrt(d).
+
+    >>> half = PairDist(variance=0.5)
+    >>> z = half.prepare(torch.eye(4))
+    >>> {name: round(term.item(), 3) for name, term in half(z, z).items()}  # H_c + log 4 - log(1 + 3 exp(-2))
+    {'loss': -8.061, 'entropy': 8.061, 'below_cap': 0.341}
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        variance: float = 0.1,
+        bound: Literal["lower", "upper"] = "upper",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        if variance <= 0:
+            raise UserError(f"PairDist needs variance > 0, got {variance}")
+        if bound not in ("lower", "upper"):
+            raise UserError(f"bound={bound!r} is not known: choose lower or upper")
+        self.weight, self.variance, self.bound, self.normalize = weight, variance, bound, normalize
+
+    def forward(self, *views: Tensor) -> dict[str, Tensor]:
+        n, d = views[0].shape
+        if n < 2:
+            raise UserError(f"PairDist needs at least 2 samples a batch, got {n}: raise data.batch_size")
+        scale = self.variance * d
+        entropy = torch.stack(
+            [pairwise_entropy(z, variance=scale, bound=self.bound, dtype=z.dtype) for z in views]
+        ).mean()
+        cap = pairwise_entropy_cap(n, d, scale)
+        return {"loss": -self.weight * entropy, "entropy": entropy, "below_cap": cap - entropy.detach()}

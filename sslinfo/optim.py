@@ -1,0 +1,122 @@
+"""Optimizers by name from timm, with a learning rate that follows the effective batch size, warm-up and cosine."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import timm.optim
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from sslinfo.errors import UserError
+
+
+@dataclass
+class OptimizerConfig:
+    """How an objective is optimized.
+
+    Args:
+        name: an optimizer of timm's factory: lars, sgd, adamw, ...
+        lr: learning rate for an effective batch of ``batch_size_of_lr`` samples. The rate in use is
+            lr * effective batch / batch_size_of_lr, with effective batch = batch size per device x devices x nodes x
+            accumulated batches.
+        weight_decay: for weights of two dimensions or more; norms and biases have none (and LARS does not adapt them).
+        batch_size_of_lr: the batch size that ``lr`` is stated for.
+        warmup_epochs: length of the linear warm-up, in epochs; counted in optimizer steps.
+        warmup_steps: the same in optimizer steps; when given, warmup_epochs is not used.
+        warmup_start: first learning rate as a fraction of the full one.
+        schedule: cosine decay to ``final`` or constant, after the warm-up.
+        final: last learning rate of the cosine as a fraction of the full one.
+        options: further arguments of the optimizer ({momentum: .9, trust_coeff: .02, trust_clip: true, ...}).
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_size_of_lr: int = 256
+    warmup_epochs: float = 0.0
+    warmup_steps: int | None = None
+    warmup_start: float = 0.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final: float = 0.0
+    options: dict[str, Any] | None = None
+
+
+def learning_rate_factor(
+    step: int, total: float, warmup: float, start: float = 0.0, schedule: str = "cosine", final: float = 0.0
+) -> float:
+    """Learning rate of optimizer step ``step`` (from 0) as a fraction of the full one.
+
+    Linear from ``start`` over ``warmup`` steps, then half a cosine from 1 to ``final`` at step ``total``, or 1.
+
+    >>> [round(learning_rate_factor(s, total=10, warmup=2), 3) for s in (0, 1, 2, 6, 10)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    if step < warmup:
+        return start + (1 - start) * step / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig, effective_batch: int) -> torch.optim.Optimizer:
+    """The optimizer for a module's trainable parameters, norms and biases without weight decay.
+
+    Raises:
+        UserError: a name or an option that timm's factory does not take.
+
+    >>> optimizer = build_optimizer(nn.Linear(4, 2), OptimizerConfig("sgd", lr=0.1, weight_decay=1e-4), 512)
+    >>> [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    [(0.2, 0.0), (0.2, 0.0001)]
+    """
+    known = timm.optim.list_optimizers()
+    if config.name.lower() not in known:
+        close = difflib.get_close_matches(config.name.lower(), known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"timm knows {', '.join(known)}"
+        raise UserError(f"optimizer.name={config.name!r} is not known: {hint}")
+    try:
+        return timm.optim.create_optimizer_v2(
+            module,
+            opt=config.name.lower(),
+            lr=config.lr * effective_batch / config.batch_size_of_lr,
+            weight_decay=config.weight_decay,
+            filter_bias_and_bn=True,
+            **(config.options or {}),
+        )
+    except TypeError as error:
+        raise UserError(f"optimizer.options={config.options} do not fit {config.name}: {error}") from error
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, total_steps: float, steps_per_epoch: float
+) -> LambdaLR:
+    """The per-step schedule of ``config`` over ``total_steps`` optimizer steps.
+
+    Raises:
+        UserError: a cosine without an end, or a warm-up that is longer than the training.
+
+    >>> optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=1.0)
+    >>> build_scheduler(optimizer, OptimizerConfig(warmup_steps=4), 20, 10).get_last_lr()
+    [0.0]
+    """
+    if config.warmup_steps is not None:
+        warmup = float(config.warmup_steps)
+    else:
+        warmup = config.warmup_epochs * steps_per_epoch if config.warmup_epochs else 0.0
+    if config.schedule == "cosine" and not math.isfinite(total_steps):
+        raise UserError("schedule='cosine' needs an end: set trainer.max_epochs or trainer.max_steps, or constant")
+    if warmup > total_steps:
+        raise UserError(
+            f"the warm-up of {warmup:.0f} steps is longer than the training of {total_steps:.0f}: lower "
+            "optimizer.warmup_epochs, or set optimizer.warmup_steps"
+        )
+    factor: Callable[[int], float] = lambda step: learning_rate_factor(  # noqa: E731
+        step, total_steps, warmup, config.warmup_start, config.schedule, config.final
+    )
+    return LambdaLR(optimizer, factor)
