@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import sslinfo.callbacks
@@ -142,15 +145,16 @@ def console() -> None:
     """The console script: the working folder is importable, and a user's mistake is a message, not a traceback."""
     if "" not in sys.path:
         sys.path.insert(0, "")
+    _quiet()
     if "--debug" in sys.argv[1:]:
         main()
         return
     try:
         main()
     except (UserError, MisconfigurationException, FileNotFoundError) as error:
-        _fail(str(error))
+        _fail(explain(str(error)))
     except ValueError as error:
-        _fail(f"{error}\n(the traceback: add --debug)")
+        _fail(f"{explain(str(error))}\n(the traceback: add --debug)")
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise
@@ -208,10 +212,18 @@ def _class_paths(value: Any) -> set[str]:
 
 
 def _say(message: str) -> None:
-    from lightning.pytorch.utilities import rank_zero_only
+    rank_zero_only(print)(message, flush=True)
 
-    if rank_zero_only.rank == 0:
-        print(message, flush=True)
+
+def _quiet() -> None:
+    """Advertisements and warnings about Lightning's own insides say nothing to a user."""
+    warnings.filterwarnings("ignore", ".*treespec.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "litlogger" not in record.getMessage())
+        logging.getLogger(name).addFilter(lambda record: "litmodels" not in record.getMessage())
 
 
 def _fail(message: str) -> None:

@@ -26,6 +26,7 @@ def explain(message: str) -> str:
     >>> print(explain("unrecognized arguments: --model.optimzer.lr=3"))
     there is no option --model.optimzer.lr: did you mean optimizer?
     """
+    message = _innermost(message)
     key = next(iter(re.findall(r'[Pp]arser key "([^"]+)"', message)), None)
     where = f"{key}: " if key else ""
     if match := re.search(r"No module named '([^']+)'", message):
@@ -42,12 +43,27 @@ def explain(message: str) -> str:
     return message
 
 
+def _innermost(message: str) -> str:
+    """The part of a message about nested options that says what is wrong with the one that was given."""
+    if "Errors:" not in message:
+        return message
+    lines = [line.strip().removeprefix("- ") for line in message.split("Errors:", 1)[1].splitlines()]
+    framing = (
+        *("Expected a <class 'NoneType'>", "Expected a path but", "Parser key", "Problem with given"),
+        *("Does not validate", "Subtypes:", "Errors:", "Given value"),
+    )
+    said = [line for line in lines if line and not line.startswith(framing)]
+    key = next(iter(re.findall(r"NestedArg\(key='([^']+)'", message)), None)
+    where = f'Parser key "{key}": ' if key and said and "there is no" not in said[0] else ""
+    return where + said[0] if said else message
+
+
 def _suggest_part(name: str) -> str:
     options = _options()
     for part in name.lstrip("-").split("."):
         if part not in options and part not in ("model", "data", "trainer", "init_args", "class_path"):
             return _suggest(part, options, "option")
-    return "see --help"
+    return "it belongs to a class that has to be named first: --model CLASS (or -c FILE) before its options"
 
 
 def _suggest(name: str, known: Iterable[str], kind: str) -> str:
@@ -61,7 +77,8 @@ def _suggest(name: str, known: Iterable[str], kind: str) -> str:
 
 
 def _subclasses(base: type) -> set[type]:
-    return {base}.union(*(_subclasses(child) for child in base.__subclasses__()))
+    children: list[type] = base.__subclasses__()
+    return {base}.union(*(_subclasses(child) for child in children))
 
 
 def _classes() -> set[str]:

@@ -75,7 +75,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, effective_batch:
     >>> [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
     [(0.2, 0.0), (0.2, 0.0001)]
     """
-    known = timm.optim.list_optimizers()
+    known = [str(name) for name in timm.optim.list_optimizers()]
     if config.name.lower() not in known:
         close = difflib.get_close_matches(config.name.lower(), known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"timm knows {', '.join(known)}"

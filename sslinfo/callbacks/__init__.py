@@ -2,5 +2,7 @@
 
 from sslinfo.callbacks.knn_probe import KNNProbe
 from sslinfo.callbacks.linear_probe import LinearProbe
+from sslinfo.callbacks.prediction_writer import PredictionWriter
+from sslinfo.callbacks.run_summary import RunSummary
 
-__all__ = ["KNNProbe", "LinearProbe"]
+__all__ = ["KNNProbe", "LinearProbe", "PredictionWriter", "RunSummary"]

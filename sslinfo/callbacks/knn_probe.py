@@ -59,13 +59,8 @@ class KNNProbe(Callback):
         known = labels >= 0
         if self.bank is None or not bool(known.any()):
             return
-        scores = knn_scores(
-            features[known].float(),
-            *self.bank,
-            self.metric.num_classes,
-            self.k,
-            self.temperature,  # type: ignore[arg-type]
-        )
+        classes = int(self.metric.num_classes)  # type: ignore[arg-type]
+        scores = knn_scores(features[known].float(), *self.bank, classes, self.k, self.temperature)
         self.metric.update(scores, labels[known])
 
     def _finish(self, module: LightningModule) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from sslinfo.callbacks.features import clean_features, data_of, note_once
-from sslinfo.callbacks.probing import accuracy, fit_linear
+from sslinfo.callbacks.probing import fit_linear
 from sslinfo.distributed import rank, world_size
 
 
@@ -32,7 +32,7 @@ class LinearProbe(Callback):
     0.003
     """
 
-    fractions = {"": 1.0, "_10pct": 0.1, "_1pct": 0.01}
+    fractions: ClassVar[dict[str, float]] = {"": 1.0, "_10pct": 0.1, "_1pct": 0.01}
 
     def __init__(self, lr: float = 3e-3) -> None:
         self.lr = lr
@@ -157,7 +157,7 @@ class LinearProbe(Callback):
         if rank() == 0:
             for number, fraction in enumerate(self.fractions.values()):
                 rows = label_subset(train_labels, fraction)
-                results[number] = accuracy(fit_linear(train[rows], train_labels[rows]), test, test_labels)
+                results[number] = fit_linear(train[rows], train_labels[rows]).accuracy(test, test_labels)
         if world_size() > 1:
             dist.broadcast(results, 0)
         for suffix, result in zip(self.fractions, results, strict=True):

@@ -15,7 +15,8 @@ class PredictionWriter(Callback):
     """Writes what ``predict`` computes to an .npz file.
 
     For each split: ``<split>_representation`` (N, d), ``<split>_label`` (N,) with -1 where there is none, and
-    ``<split>_index`` (N,), the image's place in its data set. Rank 0 writes the rows of all ranks, in the order of index.
+    ``<split>_index`` (N,), the image's place in its data set. Rank 0 writes the rows of all ranks,
+    in the order of index.
 
     Args:
         path: file to write; an existing one is replaced.

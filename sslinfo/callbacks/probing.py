@@ -11,13 +11,32 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 
-def fit_linear(features: Tensor, labels: Tensor, max_iter: int = 1000) -> Pipeline:
-    """Multinomial logistic regression on standardised features, fitted to convergence (scikit-learn, C = 1).
+@dataclass
+class LinearClassifier:
+    """A fitted linear classifier: features are centred and divided by one number before its weights see them."""
+
+    mean: np.ndarray
+    scale: float
+    model: LogisticRegression
+
+    def predict(self, features: Tensor) -> np.ndarray:
+        """Labels (N,) of features (N, d)."""
+        return self.model.predict((features.double().cpu().numpy() - self.mean) / self.scale)
+
+    def accuracy(self, features: Tensor, labels: Tensor) -> float:
+        """Share of the labels (N,) predicted from features (N, d)."""
+        return float((self.predict(features) == labels.cpu().numpy()).mean())
+
+
+def fit_linear(features: Tensor, labels: Tensor, max_iter: int = 2000) -> LinearClassifier:
+    """Multinomial logistic regression fitted to convergence (scikit-learn's, C = 1).
+
+    Features are centred and divided by their root mean square, one number for all dimensions: the answer does not
+    depend on the features' scale, and their geometry stays. (A scale for each dimension, estimated from three images a
+    class, costs raw digits five points.)
 
     Args:
         features: (N, d).
@@ -25,21 +44,19 @@ def fit_linear(features: Tensor, labels: Tensor, max_iter: int = 1000) -> Pipeli
         max_iter: L-BFGS iterations after which a fit that has not converged is warned of.
 
     >>> x = torch.tensor([[-1.0], [-0.9], [0.9], [1.0]])
-    >>> fit_linear(x, torch.tensor([0, 0, 1, 1])).predict([[-0.5], [0.5]]).tolist()
+    >>> fit_linear(x, torch.tensor([0, 0, 1, 1])).predict(torch.tensor([[-0.5], [0.5]])).tolist()
     [0, 1]
     """
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=max_iter))
+    x = features.double().cpu().numpy()
+    mean = x.mean(0)
+    scale = max(float(np.sqrt(np.mean((x - mean) ** 2))), 1e-12)
+    model = LogisticRegression(max_iter=max_iter)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(features.double().cpu().numpy(), labels.cpu().numpy())
+        model.fit((x - mean) / scale, labels.cpu().numpy())
     if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
         rank_zero_warn(f"the linear probe on {len(labels)} labels did not converge in {max_iter} iterations")
-    return model
-
-
-def accuracy(model: Pipeline, features: Tensor, labels: Tensor) -> float:
-    """Share of the labels (N,) that a fitted model predicts from features (N, d)."""
-    return float((model.predict(features.double().cpu().numpy()) == labels.cpu().numpy()).mean())
+    return LinearClassifier(mean, scale, model)
 
 
 def knn_scores(
@@ -102,11 +119,11 @@ def label_efficiency(
     Mean(mean=1.0, error=0.0)
     """
     if per_class is None:
-        return Mean.of([accuracy(fit_linear(train, train_labels), test, test_labels)])
+        return Mean.of([fit_linear(train, train_labels).accuracy(test, test_labels)])
     by_class = [np.flatnonzero(train_labels.numpy() == label) for label in train_labels.unique().tolist()]
     results = []
     for draw in range(draws):
         generator = np.random.default_rng(draw)
         rows = torch.from_numpy(np.concatenate([generator.permutation(members)[:per_class] for members in by_class]))
-        results.append(accuracy(fit_linear(train[rows], train_labels[rows]), test, test_labels))
+        results.append(fit_linear(train[rows], train_labels[rows]).accuracy(test, test_labels))
     return Mean.of(results)

@@ -112,7 +112,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     # say on which side. A grey pixel has no hue: any finite one will do, since its chroma is zero.
     sixths = (green - high).add_(blue).sub_(red).div_(chroma.clamp(min=1e-20)).add_(2.0)
     hue = torch.copysign(sixths, green - blue).mul_(1 / 6).add_(shift.float()[:, None, None])
-    opposite = torch.tensor([1 / 2, 1 / 6, -1 / 6], device=images.device)[:, None, None]
+    opposite = images.new_tensor([1 / 2, 1 / 6, -1 / 6])[:, None, None]
     distance = hue[:, None] + opposite
     distance.sub_(distance.round()).abs_().mul_(6.0).clamp_(1.0, 2.0)
     low = torch.sub(high, chroma, alpha=2.0, out=low)

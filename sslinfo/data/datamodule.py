@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from sslinfo.data.datasets import load
 from sslinfo.data.loading import BatchSampler, Request, ResumableLoader
 from sslinfo.data.random import stream_keys
 from sslinfo.data.stores import Fetched, ImageStore, MemoryStore, WrappedStore
-from sslinfo.data.views import View, Views, views_preset
+from sslinfo.data.views import Preset, View, Views, views_preset
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import plain_hyperparameters
 
@@ -70,17 +70,15 @@ class Source(Dataset):
             "make_views": self.make_views,
             "skipped": skipped,
         }
-        mixed = isinstance(fetched.images, list)
+        images = fetched.images
         if self.make_views and self.transform is not None:
             raw["views"] = self._transformed(fetched, raw["epoch"])
-        elif self.make_views and mixed:
-            raw["crops"] = self.views.host_crops(
-                fetched.images, seed=self.seed, epoch=raw["epoch"], index=fetched.index
-            )
-        if not mixed:
-            raw["images"] = fetched.images
+        elif self.make_views and isinstance(images, list):
+            raw["crops"] = self.views.host_crops(images, seed=self.seed, epoch=raw["epoch"], index=fetched.index)
+        if not isinstance(images, list):
+            raw["images"] = images
         elif not self.training:
-            raw["images"] = self.views.host_clean(fetched.images)
+            raw["images"] = self.views.host_clean(images)
         return raw
 
     def _fill(self, fetched: Fetched, request: Request) -> tuple[Fetched, Tensor]:
@@ -131,8 +129,8 @@ class TwoViewDataModule(LightningDataModule):
     """Batches of augmented views for training, clean images and views for validation, clean images for test.
 
     A batch is a dict: ``views`` (list of (N, C, S, S) float32), ``clean`` ((N, C, S, S) or None in training), ``label``
-    ((N,), -1 where there is none), ``index`` ((N,), the image's place in the data set), ``keep`` ((N,), False for repeats
-    that only fill up the last batch), ``skipped`` (how many images of it could not be decoded).
+    ((N,), -1 where there is none), ``index`` ((N,), the image's place in the data set), ``keep`` ((N,), False for
+    repeats that only fill up the last batch), ``skipped`` (how many images of it could not be decoded).
 
     Args:
         dataset: digits, cifar10, cifar100, stl10, tinyimagenet, imagefolder, or a map-style data set of your own.
@@ -143,8 +141,8 @@ class TwoViewDataModule(LightningDataModule):
         image_size: side of the images that the network sees; None keeps the data set's own size (224 for mixed sizes).
         mean, std: channel-wise normalisation; None: the published constants of CIFAR, else measured on the training
             images when they are in memory, else ImageNet's.
-        transform: your own transform of one image, uint8 (C, H, W) -> float (C, S, S), in place of ``views``; it is called
-            once for each view.
+        transform: your own transform of one image, uint8 (C, H, W) -> float (C, S, S), in place of ``views``; it is
+            called once for each view.
         test_dataset: test images for a ``dataset`` of your own.
         val_fraction: part of the training images that is held out for validation where a data set has no validation
             images of its own. 0 validates on the test images, so choose nothing by it.
@@ -205,7 +203,7 @@ class TwoViewDataModule(LightningDataModule):
     def _view_list(views: str | list[View] | None, dataset: Dataset | str) -> list[View]:
         if views is None:
             views = "digits" if dataset == "digits" else "vicreg"
-        return views_preset(views) if isinstance(views, str) else list(views)
+        return views_preset(cast(Preset, views)) if isinstance(views, str) else list(views)
 
     # Splits
 
@@ -282,7 +280,7 @@ class TwoViewDataModule(LightningDataModule):
             raise UserError(
                 f"mean={mean} and std={std} must have one entry for each of the {store.channels} channels of the images"
             )
-        self.views = Views(self.view_list, size=size, mean=mean, std=std)
+        self.views = Views(self.view_list, size=size, mean=mean, std=std, compile=self.compile_views)
 
     def _normalization(self, store: ImageStore) -> tuple[Sequence[float], Sequence[float]]:
         if isinstance(self.dataset, str) and self.dataset in NORMALIZATION:
@@ -353,7 +351,8 @@ class TwoViewDataModule(LightningDataModule):
     def _progress(self) -> tuple[int, int]:
         trainer = self.trainer
         assert trainer is not None
-        return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        trained: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        return trainer.current_epoch, trained.processed
 
     # Batches
 

@@ -131,7 +131,7 @@ def fetch(name: str, root: str | Path) -> None:
     """Download what is missing of a data set into `root`, where torchvision knows how; else do nothing.
 
     Raises:
-        OSError: where the download fails.
+        UserError: where the download fails.
     """
     if name not in _ORIGINALS:
         return
@@ -141,9 +141,9 @@ def fetch(name: str, root: str | Path) -> None:
         return
     try:
         download_and_extract_archive(kind.url, str(folder.parent), filename=kind.filename, md5=kind.tgz_md5)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         by_hand = f"check the connection, or put {kind.filename} into {folder.parent} by hand"
-        raise OSError(f"{name} cannot be downloaded from {kind.url} ({error}): {by_hand}") from error
+        raise UserError(f"{name} cannot be downloaded from {kind.url} ({error}): {by_hand}") from error
 
 
 def _digits() -> ImageStore:

@@ -110,9 +110,9 @@ class ResumableLoader(DataLoader):
         sampler = self.sampler
         assert isinstance(sampler, BatchSampler)
         now = sampler.batch_size * world_size()
-        if state["global_batch"] != now and 0 < state["batches"]:
+        if state["global_batch"] != now and state["batches"] > 0:
             raise UserError(
-                f"the checkpoint stopped after {state['batches']} batches of {state['global_batch']} images in an epoch, "
-                f"and now a batch over all devices has {now}: resume with the same data.batch_size x devices"
+                f"the checkpoint stopped after {state['batches']} batches of {state['global_batch']} images in an "
+                f"epoch, and now a batch over all devices has {now}: resume with the same data.batch_size x devices"
             )
         sampler.resume = (state["epoch"], state["batches"])

@@ -5,27 +5,16 @@ the columns, two batched products. The matrices hold the weights of torchvision'
 ``torchvision.transforms.v2.functional``'s on float32 images.
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sslinfo.precision import full_precision
+
 Interpolation = Literal["bilinear", "bicubic"]
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products of images in float32 whatever the Trainer allows for the network: TF32 and bf16 cost grey levels."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -123,7 +112,7 @@ def separable(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         tensor([2., 1., 4., 3.])
     """
     n, c, h, w = images.shape
-    with _full_precision():
+    with full_precision(images.device):
         wide = torch.bmm(images.reshape(n, c * h, w), columns.mT).view(n, c, h, columns.shape[1])
         return torch.matmul(rows[:, None], wide)
 
@@ -220,7 +209,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     def matrix(size: int) -> Tensor:
         return torch.matmul(weight, _reflected_taps(size, kernel_size).to(images.device)).view(len(weight), size, size)
 
-    with _full_precision():
+    with full_precision(images.device):
         rows = matrix(h)
         columns = rows if h == w else matrix(w)
     return separable(images, rows, columns)
@@ -259,15 +248,14 @@ def affine(
     turn, slope = torch.deg2rad(angle.double()), torch.deg2rad(shear.double()).tan()
     cos, sin, factor = turn.cos(), turn.sin(), scale.double()
     # Output to input: the inverse of rotation . scale . shear about the centre, after the shift is taken back.
-    inverse = torch.stack(
-        (cos - sin * slope, sin + cos * slope, -sin, cos), dim=1
-    ).view(n, 2, 2) / factor[:, None, None]  # fmt: skip
+    inverse = torch.stack((cos - sin * slope, sin + cos * slope, -sin, cos), dim=1).view(n, 2, 2)
+    inverse = inverse / factor[:, None, None]
     shift = -inverse @ torch.stack((dx, dy), dim=1).double()[:, :, None]
     theta = torch.cat((inverse, shift), dim=2).float()
-    half = torch.tensor([0.5 * w, 0.5 * h], device=images.device)
+    half = theta.new_tensor([0.5 * w, 0.5 * h])
     x = torch.arange(w, device=images.device, dtype=torch.float32).sub_((w - 1) / 2)
     y = torch.arange(h, device=images.device, dtype=torch.float32).sub_((h - 1) / 2)
-    base = torch.stack((x.expand(h, w), y[:, None].expand(h, w), torch.ones(h, w, device=images.device)), dim=2)
-    with _full_precision():
+    base = torch.stack((x.expand(h, w), y[:, None].expand(h, w), theta.new_ones(h, w)), dim=2)
+    with full_precision(images.device):
         grid = torch.matmul(base.view(1, h * w, 3), (theta / half[:, None]).mT).view(n, h, w, 2)
     return F.grid_sample(images, grid, mode=interpolation, padding_mode="zeros", align_corners=False)

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import rgb_to_grayscale
 from tqdm import tqdm
 
 from sslinfo.errors import UserError
@@ -109,7 +108,7 @@ class ImageStore(ABC):
         """How many different images were skipped as undecodable so far, in this process."""
         return len(self._bad)
 
-    def subset(self, indices: Tensor) -> "ImageStore":
+    def subset(self, indices: Tensor) -> Self:
         """The store of the images at these positions; nothing is copied and each image keeps its `index`."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         self._check(chosen)
@@ -137,7 +136,7 @@ class MemoryStore(ImageStore):
         where: a short string for error messages.
 
     Raises:
-        ValueError: where dtypes, dimensions or lengths do not fit.
+        UserError: where dtypes, dimensions or lengths do not fit.
 
     Example:
         >>> store = MemoryStore(torch.arange(8, dtype=torch.uint8).view(4, 1, 1, 2), torch.tensor([0, 1, 0, 1]))
@@ -258,7 +257,7 @@ class _PerImageStore(ImageStore):
             limit: return self where the images take more bytes than this.
 
         Raises:
-            BadImage: (a ValueError) at the first undecodable image, unless `on_bad_image` is "skip".
+            BadImage: at the first undecodable image, unless `on_bad_image` is "skip".
         """
         first, *others = self._probed()
         if first.dtype != torch.uint8 or any(image.shape != first.shape for image in others):
@@ -308,8 +307,8 @@ class FileStore(_PerImageStore):
         where: a short string for error messages; by default the folder that all files share.
 
     Raises:
-        ValueError: where there are no files, or lengths do not fit.
-        BadImage: (a ValueError, on reading) naming the file that cannot be decoded. A file that cannot be *read* (gone,
+        UserError: where there are no files, or lengths do not fit.
+        BadImage: (a UserError, on reading) naming the file that cannot be decoded. A file that cannot be *read* (gone,
             no permission, a failing disk) is an OSError in either mode.
 
     Example:
@@ -402,7 +401,7 @@ class WrappedStore(_PerImageStore):
 
     Raises:
         TypeError: where the dataset has no length or no `__getitem__`.
-        ValueError: where an item or the result of the transform is not an image of the kinds above, naming the item.
+        UserError: where an item or the result of the transform is not an image of the kinds above, naming the item.
 
     Example:
         >>> store = WrappedStore([(np.full((2, 2), 7, dtype=np.uint8), 1), (np.zeros((2, 2), dtype=np.uint8), 0)])
@@ -510,7 +509,7 @@ def match_channels(images: Tensor, channels: int | None) -> Tensor:
     """Images (..., C, H, W) with this many channels: grey is repeated to 3, RGB is weighed to grey; None leaves them.
 
     Raises:
-        ValueError: where the numbers are others than 1 and 3 and differ.
+        UserError: where the numbers are others than 1 and 3 and differ.
 
     Example:
         >>> match_channels(torch.full((1, 1, 1), 9, dtype=torch.uint8), 3).flatten().tolist()
@@ -522,7 +521,11 @@ def match_channels(images: Tensor, channels: int | None) -> Tensor:
     if (have, channels) == (1, 3):
         return images.expand(*images.shape[:-3], 3, *images.shape[-2:]).contiguous()
     if (have, channels) == (3, 1):
-        return rgb_to_grayscale(images)
+        # PIL's integers for 0.299 R + 0.587 G + 0.114 B, so that a data set is the same in memory and in files.
+        luma = torch.tensor([19595, 38470, 7471]).view(3, 1, 1)
+        if images.is_floating_point():
+            return (images * luma / 65536).sum(-3, keepdim=True)
+        return (((images * luma).sum(-3, keepdim=True) + 32768) >> 16).to(images.dtype)
     raise UserError(f"images with {have} channels cannot become images with {channels}: set data.channels to {have}")
 
 

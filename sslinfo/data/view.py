@@ -134,6 +134,8 @@ class View:
         torch.Size([1000, 3, 24, 24])
     """
 
+    has_plain_form = True
+
     def __init__(
         self,
         crop_scale: tuple[float, float] | None = None,

@@ -11,14 +11,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from sslinfo.data import colour
-from sslinfo.data.resample import to_float
+from sslinfo.data.resample import Interpolation, to_float
 from sslinfo.data.view import Parameters, View
 
 __all__ = ["Preset", "View", "Views", "views_preset"]
 
-# Elements of the images that a CPU works on at a time: with their temporaries they stay in a core's second-level cache,
-# and in memory that the C library keeps (larger pieces go back to the system and cost page faults).
+# Elements of the views that are worked on at a time. On a CPU they stay, with their temporaries, in a core's
+# second-level cache and in memory that the C library keeps (larger pieces go back to the system and cost page faults);
+# on a GPU the temporaries of a large batch stay within a few GB.
 _CPU_CHUNK = 200_000
+_GPU_CHUNK = 64_000_000
 
 
 class Views:
@@ -73,22 +75,21 @@ class Views:
             seed, epoch: integers.
             index: (N,) int64, positions of the images in their data set (on the CPU it saves a synchronisation).
             batch: number of the global batch within the epoch; the same on all ranks.
-            crops: in place of ``images``, what :meth:`host_crops` returned for the same seed, epoch and index.
+            crops: what :meth:`host_crops` returned for the same seed, epoch and index; used in place of ``images``.
 
         Returns:
             V tensors (N, C, size, size) float32, normalised, on the device of the images.
 
         Raises:
-            ValueError: if not exactly one of ``images`` and ``crops`` is given, or their numbers do not fit.
+            ValueError: if neither ``images`` nor ``crops`` is given, or their numbers do not fit.
         """
-        if (images is None) == (crops is None):
-            raise ValueError("give either images or crops, the result of host_crops")
         sources = [images] * len(self.views) if crops is None else crops
         if len(sources) != len(self.views):
             raise ValueError(f"crops must hold one tensor for each of {len(self.views)} views, got {len(sources)}")
         made = []
         for number, (view, source) in enumerate(zip(self.views, sources, strict=True)):
-            assert source is not None
+            if source is None:
+                raise ValueError("images and crops are both None: give images, or the result of host_crops")
             if source.ndim != 4 or len(source) != len(index):
                 raise ValueError(
                     f"images must be (N, C, H, W) with one index each, got shape {tuple(source.shape)} and "
@@ -105,25 +106,15 @@ class Views:
 
     def _make(self, view: View, images: Tensor, drawn: Parameters) -> Tensor:
         n, channels = images.shape[:2]
-        out = torch.empty((n, channels, self.size, self.size), device=images.device)
-        step = n if images.is_cuda else max(1, _CPU_CHUNK // max(1, out[0].numel() if n else 1))
-        for start in range(0, n, max(1, step)):
+        out = torch.empty((n, channels, self.size, self.size), device=images.device, dtype=torch.float32)
+        chunk = _CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK
+        step = max(1, chunk // (channels * self.size**2))
+        for start in range(0, n, step):
             part = slice(start, start + step)
             some = {name: value if name == "order" else value[part] for name, value in drawn.items()}
-            colour.normalize(
-                view.apply(images[part], some, self.size, self.compile), self.mean, self.std, out=out[part]
-            )
+            made = view.apply(images[part], some, self.size, self.compile)
+            colour.normalize(made, self.mean, self.std, out=out[part])
         return out
-
-    def resize(self, images: Tensor) -> Tensor:
-        """The central square of each image, resized (bicubic, antialiased) to (N, C, size, size), of the same type."""
-        height, width = images.shape[-2:]
-        if (height, width) == (self.size, self.size) or not len(images):
-            return images.new_empty((0, images.shape[1], self.size, self.size)) if not len(images) else images
-        side = min(height, width)
-        box = ((height - side) // 2, (width - side) // 2, side, side)
-        resized = reference.resized_crop(images, *box, [self.size, self.size], "bicubic", antialias=True)
-        return resized.clamp_(0.0, 1.0) if resized.is_floating_point() else resized
 
     def clean(self, images: Tensor) -> Tensor:
         """The images without augmentation: central square, resized (bicubic, antialiased), normalised.
@@ -136,10 +127,10 @@ class Views:
 
         Example:
             >>> views = Views([View()], 8, [0.5], [0.25])
-            >>> views.clean(torch.full((2, 1, 9, 12), 0.75)).unique().tolist()
-            [1.0]
+            >>> views.clean(torch.full((2, 1, 9, 12), 0.75)).mean()
+            tensor(1.)
         """
-        return colour.normalize(self.resize(to_float(images)), self.mean, self.std)
+        return colour.normalize(self._square(to_float(images)), self.mean, self.std)
 
     def host_crops(self, images: Sequence[Tensor], *, seed: int, epoch: int, index: Tensor) -> list[Tensor]:
         """Crop images of mixed sizes on the host; ``__call__(crops=...)`` makes the views of the result.
@@ -161,12 +152,41 @@ class Views:
         for number, view in enumerate(self.views):
             boxes = view.boxes(seed=seed, epoch=epoch, index=index, view=number, height=height, width=width)
             sides = torch.stack(boxes, dim=1).tolist()
-            cut = [
-                reference.resized_crop(image, *box, [self.size, self.size], view.interpolation, antialias=True)
-                for image, box in zip(images, sides, strict=True)
-            ]
+            cut = [_cut(image, box, self.size, view.interpolation) for image, box in zip(images, sides, strict=True)]
             made.append(torch.stack(cut))
         return made
+
+    def host_clean(self, images: Sequence[Tensor]) -> Tensor:
+        """The part of :meth:`clean` that images of mixed sizes need on the host; ``clean`` of the result ends it.
+
+        Args:
+            images: N images (C, H, W) of any sizes, uint8 or float in [0, 1].
+
+        Returns:
+            (N, C, size, size), the central squares resized: uint8, rounded, for uint8 images, else float32.
+        """
+        if not images:
+            return torch.empty((0, len(self.mean), self.size, self.size), dtype=torch.uint8)
+        return torch.stack([self._square(image) for image in images])
+
+    def _square(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        if (height, width) == (self.size, self.size):
+            return images
+        side = min(height, width)
+        return _cut(images, ((height - side) // 2, (width - side) // 2, side, side), self.size, "bicubic")
+
+
+def _cut(images: Tensor, box: Sequence[int], size: int, interpolation: Interpolation) -> Tensor:
+    """One box out of an image or a batch. In float32: torchvision's 8-bit resize clamps between rows and columns."""
+    top, left, height, width = box
+    part = images[..., top : top + height, left : left + width].float()
+    if part.numel() == 0:
+        return images.new_empty((*images.shape[:-2], size, size))
+    resized = reference.resize(part, [size, size], interpolation, antialias=True)
+    if images.dtype == torch.uint8:
+        return resized.clamp(0.0, 255.0).round_().to(torch.uint8)
+    return resized.clamp(0.0, 1.0)
 
 
 def _whole(n: int, height: int, width: int) -> Parameters:

@@ -72,6 +72,7 @@ def logdet_entropy(
     (1.6094, 1.3863)
     """
     beta = checks.positive("beta", beta)
+    shift = 0.0
     if isinstance(z, Moments):
         moments = as_moments(z, dtype)
         gram = moments.covariance() if centered else moments.second_moment()
@@ -81,7 +82,14 @@ def logdet_entropy(
         if centered:
             z = z - z.mean(0)
         gram = (z @ z.T if n < d else z.T @ z) / (n - 1 if centered else n)
-    return half_logdet(torch.eye(len(gram)).to(gram) + beta * gram).to(dtype)
+        if centered and n < d:
+            # Centring leaves the all-ones direction at eigenvalue 1 beside large ones, lost to rounding in float32: it
+            # is raised to their mean, exactly, and log(1 + shift) / 2 taken off again. The gradient does not see it.
+            shift = beta * float(gram.detach().diagonal().mean())
+    matrix = torch.eye(len(gram)).to(gram) + beta * gram
+    if shift:
+        return (half_logdet(matrix + shift / len(gram)) - 0.5 * math.log1p(shift)).to(dtype)
+    return half_logdet(matrix).to(dtype)
 
 
 def pairwise_entropy(

@@ -6,8 +6,8 @@ The pairwise, von Mises-Fisher and uniformity estimators are this one quantity w
 import torch
 from torch import Tensor
 
-# One block of rows against all keys: large enough for the matrix product, small enough to stay near the caches.
-_BLOCK_ELEMENTS = 1 << 21
+# Elements of one block of rows against all keys: on a CPU it stays near the caches, on a GPU it fills the device.
+_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 
 def kernel_logsumexp(z: Tensor, scale: float, leave_one_out: bool = False) -> Tensor:
@@ -18,8 +18,9 @@ def kernel_logsumexp(z: Tensor, scale: float, leave_one_out: bool = False) -> Te
     return _KernelLogSumExp.apply(z, scale, leave_one_out)
 
 
-def _blocks(n: int) -> list[slice]:
-    rows = max(1, min(n, _BLOCK_ELEMENTS // n))
+def _blocks(z: Tensor) -> list[slice]:
+    n = len(z)
+    rows = max(1, min(n, _BLOCK_ELEMENTS.get(z.device.type, 1 << 20) // n))
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
@@ -42,7 +43,7 @@ class _KernelLogSumExp(torch.autograd.Function):
     def forward(ctx, z: Tensor, scale: float, leave_one_out: bool) -> Tensor:
         queries, keys = _augment(z, scale)
         result = z.new_empty(len(z))
-        for rows in _blocks(len(z)):
+        for rows in _blocks(z):
             logits = _logits(queries, keys, rows, leave_one_out)
             # With itself in the sum the largest term is exp(0): no maximum need be subtracted.
             result[rows] = logits.logsumexp(1) if leave_one_out else logits.exp_().sum(1).log_()
@@ -57,7 +58,7 @@ class _KernelLogSumExp(torch.autograd.Function):
         queries, keys = _augment(z, ctx.scale)
         centered = z - z.mean(0)
         gradient = torch.empty_like(z)
-        for rows in _blocks(len(z)):
+        for rows in _blocks(z):
             logits = _logits(queries, keys, rows, ctx.leave_one_out)
             # Row i pulls on z_i through its own sum and through those of all others: kernel weights are symmetric.
             if ctx.leave_one_out:

@@ -67,7 +67,7 @@ def local_affine(f: Function, x: Tensor, *, dtype: torch.dtype = torch.float64) 
     [[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]
     """
     _check_function(f, x)
-    mean, pull_back = torch.func.vjp(f, x)
+    mean, pull_back = torch.func.vjp(f, x)[:2]
     if mean.ndim != 2 or len(mean) != len(x):
         raise ValueError(f"f must map ({len(x)}, ...) to ({len(x)}, d), got {tuple(mean.shape)}: flatten its output")
     n, d, inputs = len(x), mean.shape[1], x[0].numel()
@@ -140,7 +140,7 @@ def affine_residual(
     ratios = []
     for _ in range(draws):
         noise = sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        mean, linear = torch.func.jvp(f, (x,), (noise,))
+        mean, linear = torch.func.jvp(f, (x,), (noise,))[:2]
         error = torch.linalg.vector_norm((f(x + noise) - mean - linear).flatten(1).to(dtype), dim=1)
         length = torch.linalg.vector_norm(linear.flatten(1).to(dtype), dim=1)
         ratios.append(torch.where(error == 0, error, error / length))

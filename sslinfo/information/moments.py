@@ -5,6 +5,7 @@ moment here is a count, a mean and some sums about that mean, and merges in one 
 then add (Chan, Golub & LeVeque 1979; Pebay 2008 for the orders three and four).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from sslinfo.information import checks
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.reduction import sum_over_ranks
+
+_CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,12 @@ class CenteredSums:
         return self._with(count, mean, sum_over_ranks(*self._about(mean), group=group))
 
 
+def _chunks(views: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    """Rows of the joined views in float64, a few at a time: no float64 copy of the whole is held."""
+    for parts in zip(*(z.split(_CHUNK_ROWS) for z in views), strict=True):
+        yield torch.cat([part.double() for part in parts], dim=1) if len(parts) > 1 else parts[0].double()
+
+
 def _scatter_about(mean: Tensor, count: Tensor, old_mean: Tensor, scatter: Tensor) -> Tensor:
     shift = torch.atleast_2d(old_mean - mean)
     return scatter + (shift * count.reshape(-1, 1)).T @ shift
@@ -86,17 +95,23 @@ class Moments(CenteredSums):
         Raises ValueError for NaN or infinity, integer tensors, another rank than two, or views of different N.
         """
         names = ["z"] if len(views) == 1 else [f"z{i + 1}" for i in range(len(views))]
-        cast = [checks.samples(z, torch.float64, name, minimum=0) for z, name in zip(views, names, strict=True)]
-        if not cast:
+        for z, name in zip(views, names, strict=True):
+            checks.tensor(z, z.dtype if isinstance(z, Tensor) else torch.float64, name, "N, d")
+        if not views:
             raise ValueError("views is empty: pass at least one tensor (N, d)")
-        if len({len(z) for z in cast}) > 1:
-            shapes = [tuple(z.shape) for z in cast]
+        if len({len(z) for z in views}) > 1:
+            shapes = [tuple(z.shape) for z in views]
             raise ValueError(f"views must have as many rows each, got shapes {shapes}: row i of all is one sample")
-        z = torch.cat(cast, dim=1) if len(cast) > 1 else cast[0]
-        count = z.new_tensor(float(len(z)))
-        mean = z.sum(0) / count.clamp_min(1)
-        centered = z - mean
-        return cls(count, mean, centered.T @ centered, tuple(v.shape[1] for v in cast))
+        sums = cls.empty(*(z.shape[1] for z in views), device=views[0].device)
+        total, scatter = sums.mean, sums.scatter
+        for chunk in _chunks(views):
+            total = total + chunk.sum(0)
+        count = torch.full_like(sums.count, len(views[0]))
+        mean = total / count.clamp_min(1)
+        for chunk in _chunks(views):
+            centered = chunk - mean
+            scatter = scatter + centered.T @ centered
+        return cls(count, mean, scatter, sums.sizes)
 
     @classmethod
     def empty(cls, *sizes: int, device: torch.device | str | None = None) -> Self:

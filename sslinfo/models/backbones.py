@@ -77,7 +77,7 @@ def build_backbone(
     elif timm.is_model(name):
         model = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=0, **options)
         # pre-logits layers make the output wider than num_features in some families; timm's own word on it:
-        model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type]
+        model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type, assignment]
         if stem == "cifar":
             _cifar_stem(model, name, in_channels, stem_padding)
     else:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,21 +14,10 @@ from torch import Tensor, nn
 
 from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
-from sslinfo.models import build_backbone, projection_head
 from sslinfo.hyperparameters import plain_hyperparameters
+from sslinfo.models import build_backbone, projection_head
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
-
-
-@contextmanager
-def full_precision(device_type: str) -> Iterator[None]:
-    """Autocast off and matrix products in full float32 (no TF32), restored afterwards."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+from sslinfo.precision import full_precision
 
 
 class JointEmbedding(LightningModule):
@@ -140,7 +128,7 @@ class JointEmbedding(LightningModule):
             self._seen = None
         if len(seen) == 1 and len(views) > 1 and len(seen[0]) == len(views) * len(views[0]):
             seen = list(seen[0].chunk(len(views)))
-        with full_precision(self.device.type):
+        with full_precision(self.device):
             wide = {
                 name: z.float() if z.dtype in (torch.bfloat16, torch.float16) else z for name, z in embeddings.items()
             }
@@ -163,8 +151,9 @@ class JointEmbedding(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         terms, outputs = self.objective(batch["views"])
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch["index"]))
-        self.log("train/loss_step", terms["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch["index"]))
+        count = len(batch["index"])
+        for name, term in terms.items():
+            self.log(f"train/{name}", term.detach(), prog_bar=name == "loss", batch_size=count)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
         if batch.get("skipped"):
             skipped = float(batch["skipped"])

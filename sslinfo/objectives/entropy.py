@@ -42,8 +42,8 @@ class VarianceCovariance(EntropyHalf):
     Args:
         variance: weight of v.
         covariance: weight of c.
-        convention: ``paper`` adds v and c of both views (Algorithm 1); ``code`` is the authors' program, which averages v
-            over the views and adds c. Weight 50 for v in ``code`` is weight 25 in ``paper``; c is the same in both.
+        convention: ``paper`` adds v and c of both views (Algorithm 1); ``code`` is the authors' program, which averages
+            v over the views and adds c. Weight 50 for v in ``code`` is weight 25 in ``paper``; c is the same in both.
 
     >>> half = VarianceCovariance(variance=25.0, covariance=1.0)
     >>> z = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
@@ -130,9 +130,9 @@ class PairDist(EntropyHalf):
         normalize: embeddings on the sphere of radius sqrt(d).
 
     >>> half = PairDist(variance=0.5)
-    >>> z = half.prepare(torch.eye(4))
-    >>> {name: round(term.item(), 3) for name, term in half(z, z).items()}  # H_c + log 4 - log(1 + 3 exp(-2))
-    {'loss': -8.061, 'entropy': 8.061, 'below_cap': 0.341}
+    >>> z = half.prepare(torch.eye(4))  # r^2 = 8, s2 = 2: H = 4/2 log(4 pi e) + log 4 - log(1 + 3 exp(-2))
+    >>> {name: round(term.item(), 3) for name, term in half(z, z).items()}
+    {'loss': -8.108, 'entropy': 8.108, 'below_cap': 0.341}
     """
 
     def __init__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sslinfo.objectives.base import JointEmbedding
@@ -23,6 +22,7 @@ def vicreg_loss(z1: Tensor, z2: Tensor, entropy: EntropyHalf, invariance: float 
     Returns:
         "loss", "invariance" and the terms of the half, 0-d.
 
+    >>> import torch
     >>> z = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
     >>> terms = vicreg_loss(z, z + 0.1, VarianceCovariance())
     >>> {name: round(term.item(), 4) for name, term in terms.items()}
@@ -43,6 +43,7 @@ class VICReg(JointEmbedding):
         invariance: weight of the mean squared distance between the views' embeddings.
         **kwargs: arguments of JointEmbedding.
 
+    >>> import torch
     >>> model = VICReg(backbone="conv4", projector=[64, 64])
     >>> terms = model.loss(*torch.randn(2, 256, 64, generator=torch.Generator().manual_seed(0)))
     >>> sorted(terms), round(terms["invariance"].item(), 1)  # independent views: E (z - z')^2 = 2

@@ -1,0 +1,273 @@
+"""What every estimator owes its caller: errors that name the fault, low precision, and invariances."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from information_data import normal
+
+from sslinfo import information as info
+
+# Estimators of one view at settings that suit data of unit scale; f(z) is a 0-d tensor, or one (d,).
+ONE_VIEW = {
+    "gaussian": info.gaussian_entropy,
+    "gaussian_debiased": lambda z: info.gaussian_entropy(z, debias=True),
+    "logdet": lambda z: info.logdet_entropy(z, beta=2.0),
+    "logdet_uncentred": lambda z: info.logdet_entropy(z, beta=2.0, centered=False),
+    "pairwise_lower": lambda z: info.pairwise_entropy(z, 0.5),
+    "pairwise_upper": lambda z: info.pairwise_entropy(z, 0.5, bound="upper"),
+    "pairwise_loo": lambda z: info.pairwise_entropy(z, 0.5, leave_one_out=True),
+    "vmf": lambda z: info.vmf_entropy(z, 3.0),
+    "renyi": info.renyi_entropy,
+    "renyi_2": lambda z: info.renyi_entropy(z, alpha=2.0),
+    "renyi_rbf": lambda z: info.renyi_entropy(z, bandwidth=1.0),
+    "knn": info.knn_entropy,
+    "spectrum": info.covariance_spectrum,
+    "effective_rank": info.effective_rank,
+    "rankme": info.rankme,
+    "participation": info.participation_ratio,
+    "participation_debiased": lambda z: info.participation_ratio(z, debias=True),
+    "stable_rank": info.stable_rank,
+    "decay": lambda z: info.spectral_decay(z, start=1).exponent,
+    "hadamard": info.hadamard_gap,
+    "uniformity": info.uniformity,
+    "std": info.feature_std,
+    "std_raw": lambda z: info.feature_std(z, normalize=False),
+    "normality": lambda z: info.normality(z).statistic,
+    "epps_pulley": lambda z: info.epps_pulley(z, slices=16),
+}
+TWO_VIEWS = {
+    "mutual_information": info.gaussian_mutual_information,
+    "infonce": lambda a, b: info.infonce(a, b, 0.5).value,
+    "view_logdet": lambda a, b: info.view_information(a, b).total,
+    "view_gaussian": lambda a, b: info.view_information(a, b, "gaussian").total,
+    "view_pairwise": lambda a, b: info.view_information(a, b, "pairwise", variance=0.5).total,
+    "view_vmf": lambda a, b: info.view_information(a, b, "vmf", concentration=3.0).total,
+    "alignment": info.alignment,
+    "alignment_normalized": lambda a, b: info.alignment(a, b, normalize=True),
+}
+TRANSLATION = {
+    "gaussian", "gaussian_debiased", "logdet", "pairwise_lower", "pairwise_upper", "pairwise_loo", "renyi_rbf", "knn",
+    "spectrum", "effective_rank", "participation", "participation_debiased", "stable_rank", "decay", "hadamard",
+    "uniformity", "std_raw", "normality",
+}  # fmt: skip
+NOT_ROTATION = {"hadamard", "std", "std_raw", "normality", "epps_pulley"}
+# f(c z) = f(z) + slope d log c, or f(z) c^power.
+LOG_SCALE = {"gaussian": 1, "gaussian_debiased": 1, "knn": 1}
+SCALE_POWER = {
+    "vmf": 0, "renyi": 0, "renyi_2": 0, "spectrum": 2, "effective_rank": 0, "rankme": 0, "participation": 0,
+    "participation_debiased": 0, "stable_rank": 0, "decay": 0, "hadamard": 0, "std": 0, "std_raw": 1, "normality": 0,
+}  # fmt: skip
+
+
+def data(seed=0):
+    z = normal(40, 4, seed) @ (normal(4, 4, seed + 1) / 3 + torch.eye(4))
+    return z + 0.3
+
+
+def close(value, expected):
+    torch.testing.assert_close(value, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_every_estimator_is_covered():
+    """A new public function of samples joins these tables."""
+    other = {
+        "affine_residual", "benjamini_hochberg", "gaussian_logdet_bias", "lidar", "local_affine", "noise_normality",
+        "local_gaussian_entropy", "pairwise_entropy_cap", "rank_ceiling", "renyi_ceiling", "vmf_log_normalizer",
+        "generalization_bound",
+    }  # fmt: skip
+    functions = {name for name in info.__all__ if name[0].islower()} - other
+    assert functions == {
+        "alignment", "covariance_spectrum", "effective_rank", "epps_pulley", "feature_std", "gaussian_entropy",
+        "gaussian_mutual_information", "hadamard_gap", "infonce", "knn_entropy", "logdet_entropy", "normality",
+        "pairwise_entropy", "participation_ratio", "rankme", "renyi_entropy", "spectral_decay", "stable_rank",
+        "uniformity", "view_information", "vmf_entropy",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_VIEW)
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda z: z.index_fill(0, torch.tensor([3]), torch.nan), "z holds 4 NaN or infinite values"),
+        (lambda z: z.index_fill(0, torch.tensor([3]), torch.inf), "z holds 4 NaN or infinite values"),
+        (lambda z: z[:1], "(?i)at least|needs"),
+        (lambda z: z[:0], "(?i)at least|needs"),
+        (lambda z: z[0], r"z must have shape \(N, d\), got \(4,\)"),
+        (lambda z: z[None], r"z must have shape \(N, d\), got \(1, 40, 4\)"),
+        (lambda z: z[:, :0], r"z has no features, got shape \(40, 0\)"),
+        (lambda z: z.long(), r"z must be floating point, got torch.int64: .*z\.double"),
+        (lambda z: z.cfloat(), "z must be floating point, got torch.complex64"),
+    ],
+)
+def test_bad_samples_are_named(name, damage, match):
+    with pytest.raises(ValueError, match=match):
+        ONE_VIEW[name](damage(data()))
+
+
+@pytest.mark.parametrize("name", TWO_VIEWS)
+def test_bad_pairs_are_named(name):
+    z1, z2 = data(0), data(7)
+    with pytest.raises(ValueError, match=r"\(40, 4\).*\(39, 4\) do not match"):
+        TWO_VIEWS[name](z1, z2[:39])
+    with pytest.raises(ValueError, match="z2 holds 4 NaN"):
+        TWO_VIEWS[name](z1, z2.index_fill(0, torch.tensor([3]), torch.nan))
+    with pytest.raises(ValueError, match="z1 must be floating point"):
+        TWO_VIEWS[name](z1.int(), z2)
+    with pytest.raises(ValueError, match=r"(?i)at least|needs"):
+        TWO_VIEWS[name](z1[:1], z2[:1])
+    if name != "mutual_information":
+        with pytest.raises(ValueError, match="do not match"):
+            TWO_VIEWS[name](z1, z2[:, :3])
+
+
+def test_anything_but_a_tensor_is_a_type_error():
+    with pytest.raises(TypeError, match=r"z must be a torch\.Tensor, got list"):
+        info.logdet_entropy([[1.0], [2.0]])
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda z: info.logdet_entropy(z, beta=0.0), "beta must be a finite number above 0, got 0.0"),
+        (lambda z: info.logdet_entropy(z, beta=math.nan), "beta"),
+        (lambda z: info.pairwise_entropy(z, -1.0), "variance must be a finite number above 0, got -1.0"),
+        (lambda z: info.pairwise_entropy(z, 1.0, bound="middle"), "bound must be 'lower' or 'upper', got 'middle'"),
+        (lambda z: info.vmf_entropy(z, 0.0), "concentration"),
+        (lambda z: info.vmf_entropy(z[:, :1], 1.0), "d must be an integer >= 2, got 1"),
+        (lambda z: info.vmf_entropy(torch.zeros(3, 2), 1.0), "3 rows of length 0"),
+        (lambda z: info.renyi_entropy(z, alpha=0.0), "alpha"),
+        (lambda z: info.renyi_entropy(z, bandwidth=0.0), "bandwidth"),
+        (lambda z: info.renyi_entropy(0 * z), "zero throughout"),
+        (lambda z: info.rankme(0 * z), "zero throughout"),
+        (lambda z: info.knn_entropy(z, k=0), "k must be an integer >= 1, got 0"),
+        (lambda z: info.infonce(z, z, temperature=0.0), "temperature"),
+        (lambda z: info.uniformity(z, t=0.0), "t must be"),
+        (lambda z: info.spectral_decay(z, start=0), "start"),
+        (lambda z: info.pairwise_entropy_cap(0, 1, 1.0), "n must be an integer >= 1, got 0"),
+        (lambda z: info.epps_pulley(z, slices=0), "slices"),
+        (lambda z: info.gaussian_entropy(info.Moments.of(z[:1])), "n=1"),
+        (lambda z: info.alignment(info.Moments.of(z)), "joint"),
+    ],
+)
+def test_bad_settings_are_named(call, match):
+    with pytest.raises(ValueError, match=match):
+        call(data())
+
+
+@pytest.mark.parametrize("name", ONE_VIEW)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_low_precision_is_cast_first(name, dtype):
+    z = data().to(dtype)
+    value = ONE_VIEW[name](z)
+    assert value.dtype == torch.float64
+    torch.testing.assert_close(value, ONE_VIEW[name](z.double()), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", TWO_VIEWS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_pairs_are_cast_first(name, dtype):
+    z1, z2 = data(0).to(dtype), data(7).to(dtype)
+    torch.testing.assert_close(TWO_VIEWS[name](z1, z2), TWO_VIEWS[name](z1.double(), z2.double()), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ["logdet", "pairwise_lower", "uniformity", "epps_pulley", "vmf"])
+def test_float32_on_request(name):
+    functions = {
+        "logdet": lambda z, dtype: info.logdet_entropy(z, dtype=dtype),
+        "pairwise_lower": lambda z, dtype: info.pairwise_entropy(z, 0.5, dtype=dtype),
+        "uniformity": lambda z, dtype: info.uniformity(z, dtype=dtype),
+        "epps_pulley": lambda z, dtype: info.epps_pulley(z, dtype=dtype),
+        "vmf": lambda z, dtype: info.vmf_entropy(z, 3.0, dtype=dtype),
+    }
+    z = data().float().requires_grad_()
+    value = functions[name](z, torch.float32)
+    assert value.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(value, z)
+    exact = functions[name](z, torch.float64)
+    (expected,) = torch.autograd.grad(exact, z)
+    torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("name", ONE_VIEW)
+def test_order_of_samples_does_not_matter(name, seed):
+    z = data(seed)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
+    close(ONE_VIEW[name](z[order]), ONE_VIEW[name](z))
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("name", TWO_VIEWS)
+def test_order_of_pairs_does_not_matter(name, seed):
+    z1, z2 = data(seed), data(seed + 5)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
+    close(TWO_VIEWS[name](z1[order], z2[order]), TWO_VIEWS[name](z1, z2))
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("name", [*(ONE_VIEW.keys() - NOT_ROTATION)])
+def test_rotation_does_not_matter(name, seed):
+    z = data(seed)
+    rotation, _ = torch.linalg.qr(normal(4, 4, seed + 2))
+    close(ONE_VIEW[name](z @ rotation), ONE_VIEW[name](z))
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("name", TWO_VIEWS)
+def test_rotation_of_both_views_does_not_matter(name, seed):
+    z1, z2 = data(seed), data(seed + 5)
+    rotation, _ = torch.linalg.qr(normal(4, 4, seed + 2))
+    close(TWO_VIEWS[name](z1 @ rotation, z2 @ rotation), TWO_VIEWS[name](z1, z2))
+
+
+@given(seed=st.integers(0, 10**6), shift=st.floats(-1e3, 1e3))
+@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("name", sorted(TRANSLATION))
+def test_translation_does_not_matter_where_centred(name, seed, shift):
+    z = data(seed)
+    torch.testing.assert_close(ONE_VIEW[name](z + shift), ONE_VIEW[name](z), rtol=1e-7, atol=1e-7)
+
+
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.01, 100))
+@settings(max_examples=10, deadline=None)
+@pytest.mark.parametrize("name", sorted({*LOG_SCALE, *SCALE_POWER}))
+def test_scaling_laws(name, seed, scale):
+    z = data(seed)
+    value = ONE_VIEW[name](z)
+    expected = value + 4 * math.log(scale) if name in LOG_SCALE else value * scale ** SCALE_POWER[name]
+    torch.testing.assert_close(ONE_VIEW[name](z * scale), expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.1, 7.0])
+def test_scaling_of_kernels_goes_with_the_data(scale):
+    z = data()
+    shift = 4 * math.log(scale)
+    close(info.pairwise_entropy(z * scale, 0.5 * scale**2), info.pairwise_entropy(z, 0.5) + shift)
+    close(info.uniformity(z * scale, t=2 / scale**2), info.uniformity(z))
+    close(info.renyi_entropy(z * scale, bandwidth=scale), info.renyi_entropy(z, bandwidth=1.0))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "logdet", "spectrum", "effective_rank", "pairwise_lower", "hadamard"])
+def test_float32_input_far_from_the_origin(name):
+    """Mean 1e3, standard deviation 1, stored in float32: as of the same numbers less their mean."""
+    z = (data() + 1e3).float()
+    shifted = z.double() - 1e3
+    torch.testing.assert_close(ONE_VIEW[name](z), ONE_VIEW[name](shifted), rtol=1e-8, atol=1e-8)
+
+
+def test_float32_arithmetic_far_from_the_origin():
+    """In float32 throughout the centring is exact enough: 1e-3, where E[z^2] - mean^2 is off by a fifth."""
+    z = (normal(4096, 3) + 1e3).float()
+    shifted = z.double() - 1e3
+    value = info.logdet_entropy(z, beta=5.0, dtype=torch.float32).double()
+    torch.testing.assert_close(value, info.logdet_entropy(shifted, beta=5.0), rtol=1e-3, atol=0)
+    value = info.pairwise_entropy(z, 1.0, dtype=torch.float32).double()
+    torch.testing.assert_close(value, info.pairwise_entropy(shifted, 1.0), rtol=1e-3, atol=0)
