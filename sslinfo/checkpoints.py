@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from sslinfo.errors import UserError
 
@@ -39,17 +44,28 @@ class StoredConfig:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise UserError(f"ckpt_path={str(path)!r} cannot be read as a checkpoint: {error}") from error
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise UserError(
+                f"ckpt_path={str(path)!r} is no checkpoint of a training: weights alone go to model.weights"
+            )
         model = _as_class(checkpoint.get("hyper_parameters", {}), "sslinfo.objectives.JointEmbedding")
         data = _as_class(checkpoint.get("datamodule_hyper_parameters", {}), "sslinfo.data.TwoViewDataModule")
         model["init_args"].pop("weights", None)  # the checkpoint's own weights follow
         for name, part in (("model", model), ("data", data)):
-            for class_path in _class_paths(part):
-                if not _allowed(class_path, named):
+            for option, path_of_class in _references(part, name):
+                if not _allowed(path_of_class, named):
                     raise UserError(
-                        f"the checkpoint's {name} uses {class_path}, which is not sslinfo's: if you trust it, name it "
-                        f"on the command line (--model {class_path})"
+                        f"the checkpoint's {name} uses {path_of_class}, which is not sslinfo's: if you trust it, name "
+                        f"it on the command line (--{option} {path_of_class})"
                     )
-        callbacks = [c for c in checkpoint.get(CALLBACKS_KEY, []) if all(_allowed(p, named) for p in _class_paths(c))]
+        callbacks = [
+            entry
+            for entry in checkpoint.get(CALLBACKS_KEY, [])
+            if isinstance(entry, dict)
+            # `predict` brings its own, whose file the user chose.
+            and not str(entry.get("class_path")).endswith("PredictionWriter")
+            and all(_allowed(found, named) for _, found in _references(entry, "callbacks"))
+        ]
         return cls({"model": model, "data": data, "trainer": {"callbacks": callbacks}})
 
 
@@ -58,22 +74,56 @@ def _as_class(hyper_parameters: dict[str, Any], default: str) -> dict[str, Any]:
     return {"class_path": hyper_parameters.get("_class_path", default), "init_args": init_args}
 
 
-def _class_paths(value: Any) -> set[str]:
-    """Every class that a configuration would import."""
-    found: set[str] = set()
+def _references(value: Any, option: str) -> list[tuple[str, str]]:
+    """Everything that a configuration would import or read, with the option that it belongs to.
+
+    A class may be written as ``{class_path: ...}``, as its dotted path alone, or as either in a string of YAML, and the
+    command line's parser also takes files and addresses of configurations.
+    """
     if isinstance(value, dict):
-        if isinstance(value.get("class_path"), str):
-            found.add(value["class_path"])
-        for entry in value.values():
-            found |= _class_paths(entry)
-    elif isinstance(value, list):
-        for entry in value:
-            found |= _class_paths(entry)
-    return found
+        found = [(option, str(value["class_path"]))] if "class_path" in value else []
+        for name, entry in value.items():
+            if name != "class_path":
+                found += _references(entry, option if name == "init_args" else f"{option}.{name}")
+        return found
+    if isinstance(value, list):
+        return [reference for entry in value for reference in _references(entry, option)]
+    if not isinstance(value, str) or option == "data.root":
+        return []
+    text = value.strip()
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return [(option, text)]
+    if isinstance(parsed, dict | list):
+        return _references(parsed, option)
+    return [(option, text)] if "://" in text or os.path.isfile(text) or _is_importable(text) else []
+
+
+def _is_importable(text: str) -> bool:
+    """Whether a string is a dotted path into an installed module; a timm name with a tag (vit.mae) is not."""
+    if not re.fullmatch(r"\w+(\.\w+)+", text):
+        return False
+    try:
+        return importlib.util.find_spec(text.split(".")[0]) is not None
+    except ValueError:
+        return True
 
 
 def _allowed(class_path: str, named: set[str]) -> bool:
-    return class_path.split(".")[0] == "sslinfo" or class_path in named
+    return class_path in named or _is_ours(class_path)
+
+
+def _is_ours(class_path: str) -> bool:
+    """Whether this is a class that sslinfo defines, and not something that one of its modules has imported."""
+    module, _, name = class_path.rpartition(".")
+    if module.split(".")[0] != "sslinfo" or "__main__" in module:
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and found.__module__.split(".")[0] == "sslinfo"
 
 
 def differences(stored: StoredConfig, now: dict[str, Any]) -> list[str]:

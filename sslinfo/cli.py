@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,6 +40,10 @@ Self-supervised learning with information-theoretic objectives and diagnostics.
   sslinfo fit --model.help VICReg                 what a model takes (also --data.help, --model.entropy.help LogDet)
   sslinfo fit -c RECIPE --print_config=skip_null  the configuration that would run
 """
+
+
+class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the description."""
 
 
 class Parser(LightningArgumentParser):
@@ -135,7 +140,7 @@ def main(args: Sequence[str] | None = None) -> Cli:
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,
-            parser_kwargs={"description": DESCRIPTION},
+            parser_kwargs={"prog": "sslinfo", "description": DESCRIPTION, "formatter_class": Help},
             args=args,
             stored=stored,
         )

@@ -33,11 +33,15 @@ def explain(message: str) -> str:
         return f"{where}there is no module {match[1]}: is {match[1].split('.')[0]}.py in the working folder?"
     if match := re.search(r"(?:Expected a dot import path string: |given class_path ')([\w.]+)", message):
         return f"{where}there is no class {match[1]}: {_suggest(match[1].split('.')[-1], _classes(), 'class')}"
+    if match := re.search(r"module '[\w.]+' has no attribute '(\w+)'", message):
+        return f"{where}there is no class {match[1]}: {_suggest(match[1], _classes(), 'class')}"
     if match := re.search(r"[Uu]nrecognized arguments: (.+)", message):
         name = match[1].split()[0].split("=")[0]
         return f"there is no option {name}: {_suggest_part(name)}"
-    if match := re.search(r"(?:Option|[Kk]ey) '([^']+)' is not (?:accepted|expected)", message):
-        return f"there is no option {match[1]}: {_suggest_part(match[1])}"
+    if match := re.search(
+        r"(?:Option|[Kk]ey) '([^']+)' is not (?:accepted|expected)|does not accept option '([^']+)'", message
+    ):
+        return f"there is no option {match[1] or match[2]}: {_suggest_part(match[1] or match[2])}"
     if match := re.search(r"arguments are required: (?:\w+\.)?model", message):
         return "no model is given: --model VICReg, a recipe with -c FILE, or --ckpt_path of a trained one"
     return message

@@ -52,5 +52,6 @@ def plain_hyperparameters(module: Any) -> None:
             continue
     hparams["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
     hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+    module.hparams.clear()  # _set_hparams alone would keep what has no plain form
     module._set_hparams(hparams)
     module._hparams_initial = dict(module._hparams)

@@ -14,12 +14,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.v2.functional import to_pil_image
 
-from sslinfo.data.datasets import load
-from sslinfo.data.loading import BatchSampler, Request, ResumableLoader
+from sslinfo.data.datasets import fetch, load
+from sslinfo.data.loading import BatchSampler, Progress, Request, ResumableLoader
 from sslinfo.data.random import stream_keys
-from sslinfo.data.stores import Fetched, ImageStore, MemoryStore, WrappedStore
+from sslinfo.data.stores import Fetched, ImageStore, JoinedStore, MemoryStore
 from sslinfo.data.views import Preset, View, Views, views_preset
+from sslinfo.data.wrapped_store import WrappedStore
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import plain_hyperparameters
 
@@ -103,20 +105,21 @@ class Source(Dataset):
     def _transformed(self, fetched: Fetched, epoch: int) -> list[Tensor]:
         """The user's own transform, once for each view, its random numbers a function of (seed, epoch, index, view)."""
         assert self.transform is not None
+        images = [to_pil_image(i) if i.shape[0] in (1, 3) and i.dtype == torch.uint8 else i for i in fetched.images]
         views = []
         with torch.random.fork_rng(devices=[]):
             states = random.getstate(), np.random.get_state()  # noqa: NPY002
             for view in range(len(self.views.views)):
                 keys = stream_keys(self.seed, epoch, fetched.index, view, "transform").tolist()
                 rows = []
-                for image, key in zip(fetched.images, keys, strict=True):
+                for image, key in zip(images, keys, strict=True):
                     torch.manual_seed(key % 2**63)
                     random.seed(key)
                     np.random.seed(key % 2**32)  # noqa: NPY002
                     rows.append(self.transform(image))
                 if not all(isinstance(row, Tensor) and row.shape == rows[0].shape for row in rows):
                     raise UserError(
-                        "data.transform must turn a uint8 tensor (C, H, W) into a float tensor of one shape, got "
+                        "data.transform must turn an image into a float tensor (C, S, S) of one shape, got "
                         f"{sorted({str(tuple(r.shape)) if isinstance(r, Tensor) else type(r).__name__ for r in rows})}"
                     )
                 views.append(torch.stack(rows))
@@ -141,15 +144,15 @@ class TwoViewDataModule(LightningDataModule):
         image_size: side of the images that the network sees; None keeps the data set's own size (224 for mixed sizes).
         mean, std: channel-wise normalisation; None: the published constants of CIFAR, else measured on the training
             images when they are in memory, else ImageNet's.
-        transform: your own transform of one image, uint8 (C, H, W) -> float (C, S, S), in place of ``views``; it is
-            called once for each view.
+        transform: your own transform of one image (PIL; a uint8 tensor where the channels are neither 1 nor 3) into a
+            float tensor (C, S, S), in place of ``views``; it is called once for each view.
         test_dataset: test images for a ``dataset`` of your own.
         val_fraction: part of the training images that is held out for validation where a data set has no validation
             images of its own. 0 validates on the test images, so choose nothing by it.
         train_on: stl10: pre-train on its train split, its unlabelled one, or both.
         download: fetch the data where torchvision can.
         on_bad_image: an image that cannot be decoded is an error, or is skipped and counted.
-        in_memory: hold all images as one uint8 tensor; auto does so up to 2 GiB.
+        in_memory: hold all images as one uint8 tensor; auto does so up to 2 GiB, never for a ``dataset`` of your own.
         num_workers: processes that decode images; none are needed for images in memory.
         compile_views: compile the augmentations (needs a C++ compiler on a CPU).
         split_seed: seed of the train/validation split.
@@ -171,7 +174,7 @@ class TwoViewDataModule(LightningDataModule):
         image_size: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
-        transform: Callable[[Tensor], Any] | None = None,
+        transform: Callable[[Any], Any] | None = None,
         test_dataset: Dataset | None = None,
         val_fraction: float = 0.1,
         train_on: Literal["train", "unlabelled", "both"] = "train",
@@ -198,6 +201,7 @@ class TwoViewDataModule(LightningDataModule):
         self.on_bad_image, self.in_memory, self.num_workers = on_bad_image, in_memory, num_workers
         self.compile_views, self.split_seed, self.seed = compile_views, split_seed, seed
         self.stores: dict[str, ImageStore] = {}
+        self.progress = Progress()
 
     @staticmethod
     def _view_list(views: str | list[View] | None, dataset: Dataset | str) -> list[View]:
@@ -209,9 +213,11 @@ class TwoViewDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.download and isinstance(self.dataset, str):
-            self._load()
+            fetch(self.dataset, self.root)
 
     def setup(self, stage: str | None = None) -> None:
+        if self.trainer is not None and self.trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0:
+            self.progress.resume(0, 0)  # another training; one from a checkpoint says later where it is
         if self.stores:
             return
         if self.seed is None:
@@ -232,7 +238,8 @@ class TwoViewDataModule(LightningDataModule):
         if self.train_on != "train":
             if "unlabelled" not in loaded:
                 raise UserError(f"train_on={self.train_on!r} needs an unlabelled split, which only stl10 has")
-            pretrain = loaded["unlabelled"] if self.train_on == "unlabelled" else _join(train, loaded["unlabelled"])
+            unlabelled = loaded["unlabelled"]
+            pretrain = unlabelled if self.train_on == "unlabelled" else JoinedStore(train, unlabelled)
         # What is pre-trained on, and the labelled images that probes are fitted on: the same but for train_on.
         self.stores = {
             "pretrain": pretrain,
@@ -251,10 +258,19 @@ class TwoViewDataModule(LightningDataModule):
                 on_bad_image=self.on_bad_image,
                 in_memory=self.in_memory,
             )
-        stores: dict[str, ImageStore] = {"train": WrappedStore(self.dataset)}
+        stores = {"train": self._wrapped(self.dataset)}
         if self.test_dataset is not None:
-            stores["test"] = WrappedStore(self.test_dataset)
+            stores["test"] = self._wrapped(self.test_dataset)
         return stores
+
+    def _wrapped(self, dataset: Dataset) -> ImageStore:
+        store = WrappedStore(dataset, on_bad_image=self.on_bad_image)
+        if self.in_memory is not True:
+            return store
+        decoded = store.to_memory()
+        if not isinstance(decoded, MemoryStore):
+            raise UserError(f"the images of {store.where} are not all uint8 and of one size: set data.in_memory: false")
+        return decoded
 
     def _split(self, store: ImageStore) -> tuple[ImageStore, ImageStore]:
         labels = store.labels.numpy()
@@ -307,22 +323,22 @@ class TwoViewDataModule(LightningDataModule):
 
     # Loaders
 
-    def _loader(self, source: Source, sampler: BatchSampler, progress: Any = None) -> ResumableLoader:
+    def _loader(self, source: Source, sampler: BatchSampler, trained: Any = None) -> ResumableLoader:
         return ResumableLoader(
             source,
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            progress=progress,
+            trained=trained,
         )
 
     def train_dataloader(self) -> ResumableLoader:
         store = self.stores["pretrain"]
         source = Source(store, self.views, self.seed or 0, True, self.transform)
-        sampler = BatchSampler(len(store), self.batch_size, shuffle=True, seed=self.seed or 0)
+        sampler = BatchSampler(len(store), self.batch_size, shuffle=True, seed=self.seed or 0, progress=self.progress)
         len(sampler)  # says at once when the batch is larger than the data
-        return self._loader(source, sampler, self._progress)
+        return self._loader(source, sampler, self._trained)
 
     def val_dataloader(self) -> ResumableLoader:
         return self.clean_dataloader("val", make_views=True)
@@ -348,16 +364,23 @@ class TwoViewDataModule(LightningDataModule):
         source = Source(store, self.views, self.seed or 0, False, self.transform, make_views)
         return self._loader(source, BatchSampler(len(store), self.batch_size, shuffle=False))
 
-    def _progress(self) -> tuple[int, int]:
+    def _trained(self) -> tuple[int, int]:
         trainer = self.trainer
         assert trainer is not None
-        trained: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        return trainer.current_epoch, trained.processed
+        loop = trainer.fit_loop.epoch_loop.batch_progress.current
+        epoch, batches = self.progress.epoch, self.progress.batches
+        if self.progress.moved and loop.ready > loop.processed:
+            batches -= 1  # handed over, and not trained on
+        return (epoch, batches) if batches < trainer.num_training_batches else (epoch + 1, 0)
 
     # Batches
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.to_batch(batch) if isinstance(batch, dict) and "training" in batch else batch
+        if not isinstance(batch, dict) or "training" not in batch:
+            return batch
+        if batch["training"]:
+            self.progress.trained_on(batch["epoch"], batch["batch"])
+        return self.to_batch(batch)
 
     def to_batch(self, raw: dict[str, Any]) -> dict[str, Any]:
         """A loader's batch, already on its device, with views and clean images made there."""
@@ -375,9 +398,3 @@ class TwoViewDataModule(LightningDataModule):
                 batch=raw["batch"],
             )
         return batch
-
-
-def _join(first: ImageStore, second: ImageStore) -> ImageStore:
-    images = [store.__getitems__(range(len(store))).images for store in (first, second)]
-    assert all(isinstance(part, Tensor) for part in images)
-    return MemoryStore(torch.cat(images), torch.cat([first.labels, second.labels]), first.classes)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 import difflib
 import os
 import pickle
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,7 +15,9 @@ from torchvision.datasets import CIFAR10, CIFAR100, STL10
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.utils import download_and_extract_archive
 
-from sslinfo.data.stores import FileStore, ImageStore, MemoryStore, OnBadImage, WrappedStore, match_channels
+from sslinfo.data.file_store import FileStore
+from sslinfo.data.pixels import match_channels
+from sslinfo.data.stores import ImageStore, MemoryStore, OnBadImage
 from sslinfo.errors import UserError
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10", "tinyimagenet", "imagefolder")
@@ -41,7 +42,6 @@ def load(
     on_bad_image: OnBadImage = "error",
     in_memory: InMemory = "auto",
     channels: int | None = None,
-    transform: Callable[[Any], Any] | None = None,
 ) -> Splits:
     """The splits of a data set, each an `ImageStore`.
 
@@ -62,7 +62,6 @@ def load(
             (binary files of more than that are mapped into memory, image files are decoded when asked for); True
             whatever it takes; False never for files.
         channels: 1 or 3 converts; None takes 3 for image files, and what there is for the others.
-        transform: the user's callable on each PIL image, instead of batched views.
 
     Raises:
         UserError: (a ValueError) an unknown name, an empty class, an undecodable file, classes that the training split
@@ -102,11 +101,6 @@ def load(
             }
     if channels is not None:
         splits = {split: _with_channels(store, channels) for split, store in splits.items()}
-    if transform is not None:
-        splits = {
-            split: WrappedStore(store, transform, on_bad_image=on_bad_image, where=store.where)
-            for split, store in splits.items()
-        }
     return splits
 
 

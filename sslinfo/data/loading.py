@@ -28,6 +28,31 @@ class Request:
     batch: int
 
 
+@dataclass
+class Progress:
+    """How far training is: ``batches`` of ``epoch`` were trained on.
+
+    It is read off the batches themselves: the number that Lightning hands to ``set_epoch`` is one too high after a
+    resume at the end of an epoch where ``max_steps`` ends the training.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    moved: bool = False
+
+    def trained_on(self, epoch: int, batch: int) -> None:
+        """Note a batch of training, by its number in the epoch."""
+        self.epoch, self.batches, self.moved = epoch, batch + 1, True
+
+    def resume(self, epoch: int, batches: int) -> None:
+        """Go on from a checkpoint."""
+        self.epoch, self.batches, self.moved = epoch, batches, False
+
+    def next_start(self) -> tuple[int, int]:
+        """(epoch, batch) at which an iterator made now begins: an iterator is made for each epoch, and on a resume."""
+        return (self.epoch + 1, 0) if self.moved else (self.epoch, self.batches)
+
+
 class BatchSampler(DistributedSampler):
     """Yields this rank's :class:`Request` for each batch of an epoch.
 
@@ -39,15 +64,18 @@ class BatchSampler(DistributedSampler):
         shuffle: a new order in each epoch; and only whole global batches, so that the ranks' shards are equal. Without
             it every image comes once, and the last batch is filled with repeats whose ``keep`` is False.
         seed: of the order.
+        progress: where to start; without it at batch 0 of the epoch of ``set_epoch``.
 
     >>> [request.positions.tolist() for request in BatchSampler(5, 2, shuffle=False)]
     [[0, 1], [2, 3], [4]]
     """
 
-    def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int = 0) -> None:
+    def __init__(
+        self, size: int, batch_size: int, *, shuffle: bool, seed: int = 0, progress: Progress | None = None
+    ) -> None:
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = 0
-        self.resume: tuple[int, int] | None = None
+        self.progress = progress
 
     def __len__(self) -> int:
         whole = self.batch_size * world_size()
@@ -76,13 +104,8 @@ class BatchSampler(DistributedSampler):
             yield Request(rows[mine.clamp(max=len(rows) - 1)], keep, epoch, batch)
 
     def _start(self) -> tuple[int, int]:
-        if self.resume is None:
-            return self.epoch, 0
-        epoch, first = self.resume
-        if first >= len(self):
-            epoch, first = epoch + 1, 0
-        # Lightning may make the first iterator before it sets the epoch, so an older epoch here is not the truth.
-        return (self.epoch, 0) if self.epoch > epoch else (epoch, first)
+        epoch, first = (self.epoch, 0) if self.progress is None else self.progress.next_start()
+        return (epoch, first) if first < len(self) else (epoch + 1, 0)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -92,16 +115,16 @@ class ResumableLoader(DataLoader):
     """A DataLoader over requests that notes in the checkpoint how many batches of the epoch were trained on.
 
     Args:
-        progress: returns (epoch, batches trained on in it), asked when a checkpoint is written: what the loader has
+        trained: returns (epoch, batches trained on in it), asked when a checkpoint is written: what the loader has
             handed out may be ahead of that.
     """
 
-    def __init__(self, *args: Any, progress: Callable[[], tuple[int, int]] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, trained: Callable[[], tuple[int, int]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.progress = progress
+        self.trained = trained
 
     def state_dict(self) -> dict[str, int]:
-        epoch, batches = self.progress() if self.progress is not None else (0, 0)
+        epoch, batches = self.trained() if self.trained is not None else (0, 0)
         sampler = self.sampler
         assert isinstance(sampler, BatchSampler)
         return {"epoch": epoch, "batches": batches, "global_batch": sampler.batch_size * world_size()}
@@ -115,4 +138,5 @@ class ResumableLoader(DataLoader):
                 f"the checkpoint stopped after {state['batches']} batches of {state['global_batch']} images in an "
                 f"epoch, and now a batch over all devices has {now}: resume with the same data.batch_size x devices"
             )
-        sampler.resume = (state["epoch"], state["batches"])
+        if sampler.progress is not None:
+            sampler.progress.resume(state["epoch"], state["batches"])

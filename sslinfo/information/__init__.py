@@ -1,4 +1,46 @@
-"""Entropies, mutual informations, spectra, geometry and normality of representations: pure functions, in nats."""
+"""Entropies, mutual informations, spectra, geometry and normality of representations: pure functions, in nats.
+
+z is (N, d), one sample a row, of any floating-point precision; it is cast to float64 first unless ``dtype`` says
+otherwise. Bad input raises ValueError with the way out; a quantity that does not exist at this N, d raises
+``UndefinedEstimate``, which a logger skips with that reason. Nothing non-linear is ever averaged over batches or ranks:
+``Moments`` and its kin merge exactly (``a + b``, ``.reduce()``), and the quantity is computed once.
+
+What each quantity is, which side it bounds, and when not to trust it:
+
+=========================== ============================================ ==============================================
+quantity                    what it bounds                               when not to trust it
+=========================== ============================================ ==============================================
+gaussian_entropy            above: no density of that covariance has     N near d: tens of nats low; ``debias`` is
+                            more                                         exact for Gaussian data only
+logdet_entropy              nothing across scales; I(z; z + noise) of    without its beta and the scale of z
+                            Gaussian z
+pairwise_entropy            both sides, of the mixture of N Gaussians    near ``pairwise_entropy_cap``, where it is a
+                            at the samples, not of the population        function of N alone and has no gradient
+vmf_entropy                 nothing: resubstitution, biased low;         without its concentration
+                            ``leave_one_out`` is biased high
+renyi_entropy               not a differential entropy; <= log min(N,    with a bandwidth, which sets the answer
+                            d)
+knn_entropy                 nothing; few assumptions                     d > 8; refused above 10
+gaussian_mutual_information nothing unless z is Gaussian                above log N it states the assumption
+infonce                     below, in expectation                        ``saturated``: past 95% of log N
+view_information            below only if ``is_bound``, about the        all else is a proxy; with a Gaussian entropy
+                            empirical mixture                            it runs to infinity as the views coincide
+effective_rank,             at most ``rank_ceiling(N, d)``; read beside  N < 10 d: white noise of d dimensions reads
+participation_ratio,        it                                           d exp(-d/2N), d/(1 + d/N),
+stable_rank                                                              d/(1 + sqrt(d/N))^2
+rankme                      at most min(N, d); uncentred, as published   after a shift of the mean; across methods
+spectral_decay              -                                            R^2 well below 1
+hadamard_gap                >= 0                                         N near d: high by sampling
+alignment, uniformity       on the sphere if normalised                  across scales otherwise
+feature_std                 1/sqrt(d) when spread evenly                 blind to dimensional collapse
+lidar                       at most min(n - 1, d)                        raw: noise reads d; two views are too few
+normality                   p-value and effect sizes                     p alone: its power is a matter of N
+epps_pulley                 1.05 on average under N(0, I)                data not standardised
+local_gaussian_entropy      exact within one affine piece                a nat off where ``affine_residual`` nears 0.6
+=========================== ============================================ ==============================================
+
+Ranks and entropies compare runs of one method; they select no model across methods: necessary, not sufficient.
+"""
 
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.cholesky import JitterWarning

@@ -42,10 +42,11 @@ def half_logdet(matrix: Tensor) -> Tensor:
     detached = matrix.detach()
     factor, info = torch.linalg.cholesky_ex(detached)
     if int(info):
+        eye = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
         unit = torch.finfo(matrix.dtype).eps * float(detached.diagonal().max())
         for power in range(7):
             jitter = unit * 10**power
-            factor, info = torch.linalg.cholesky_ex(detached + jitter * torch.eye(size).to(detached))
+            factor, info = torch.linalg.cholesky_ex(detached + jitter * eye)
             if not int(info):
                 warnings.warn(JitterWarning(jitter, size), stacklevel=3)
                 break

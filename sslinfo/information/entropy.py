@@ -11,6 +11,7 @@ from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.cholesky import covariance_half_logdet, half_logdet
 from sslinfo.information.kernel import kernel_logsumexp
 from sslinfo.information.moments import Moments, as_moments
+from sslinfo.precision import full_precision
 
 # -scale r^2 in units of r^2 / variance: Kullback-Leibler divergence above, Bhattacharyya distance below.
 _PAIRWISE_SCALE = {"upper": 1 / 2, "lower": 1 / 8}
@@ -81,12 +82,13 @@ def logdet_entropy(
         n, d = z.shape
         if centered:
             z = z - z.mean(0)
-        gram = (z @ z.T if n < d else z.T @ z) / (n - 1 if centered else n)
+        with full_precision(z.device):
+            gram = (z @ z.T if n < d else z.T @ z) / (n - 1 if centered else n)
         if centered and n < d:
             # Centring leaves the all-ones direction at eigenvalue 1 beside large ones, lost to rounding in float32: it
             # is raised to their mean, exactly, and log(1 + shift) / 2 taken off again. The gradient does not see it.
             shift = beta * float(gram.detach().diagonal().mean())
-    matrix = torch.eye(len(gram)).to(gram) + beta * gram
+    matrix = torch.eye(len(gram), dtype=gram.dtype, device=gram.device) + beta * gram
     if shift:
         return (half_logdet(matrix + shift / len(gram)) - 0.5 * math.log1p(shift)).to(dtype)
     return half_logdet(matrix).to(dtype)

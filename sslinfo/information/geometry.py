@@ -108,7 +108,9 @@ def lidar(
     within, between = views.within_covariance(), views.between().covariance()
     if debias:
         between = between - within * count.reciprocal().mean()
-    factor, info = torch.linalg.cholesky_ex(within + delta * torch.eye(len(within)).to(within))
+    factor, info = torch.linalg.cholesky_ex(
+        within + delta * torch.eye(len(within), dtype=within.dtype, device=within.device)
+    )
     if int(info):
         raise UndefinedEstimate(f"the covariance within images is singular at delta={delta}: raise delta")
     half = torch.linalg.solve_triangular(factor, between, upper=False)

@@ -6,6 +6,8 @@ The pairwise, von Mises-Fisher and uniformity estimators are this one quantity w
 import torch
 from torch import Tensor
 
+from sslinfo.precision import full_precision
+
 # Elements of one block of rows against all keys: on a CPU it stays near the caches, on a GPU it fills the device.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 24}
 
@@ -41,12 +43,13 @@ def _logits(queries: Tensor, keys: Tensor, rows: slice, leave_one_out: bool) -> 
 class _KernelLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z: Tensor, scale: float, leave_one_out: bool) -> Tensor:
-        queries, keys = _augment(z, scale)
-        result = z.new_empty(len(z))
-        for rows in _blocks(z):
-            logits = _logits(queries, keys, rows, leave_one_out)
-            # With itself in the sum the largest term is exp(0): no maximum need be subtracted.
-            result[rows] = logits.logsumexp(1) if leave_one_out else logits.exp_().sum(1).log_()
+        with full_precision(z.device):
+            queries, keys = _augment(z, scale)
+            result = z.new_empty(len(z))
+            for rows in _blocks(z):
+                logits = _logits(queries, keys, rows, leave_one_out)
+                # With itself in the sum the largest term is exp(0): no maximum need be subtracted.
+                result[rows] = logits.logsumexp(1) if leave_one_out else logits.exp_().sum(1).log_()
         ctx.save_for_backward(z, result)
         ctx.scale, ctx.leave_one_out = scale, leave_one_out
         return result
@@ -55,17 +58,18 @@ class _KernelLogSumExp(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         z, result = ctx.saved_tensors
-        queries, keys = _augment(z, ctx.scale)
-        centered = z - z.mean(0)
-        gradient = torch.empty_like(z)
-        for rows in _blocks(z):
-            logits = _logits(queries, keys, rows, ctx.leave_one_out)
-            # Row i pulls on z_i through its own sum and through those of all others: kernel weights are symmetric.
-            if ctx.leave_one_out:
-                own = (logits - result[rows, None]).exp_().mul_(grad[rows, None])
-                weight = logits.sub_(result).exp_().mul_(grad).add_(own)
-            else:
-                pull = grad * (-result).exp()
-                weight = logits.exp_().mul_(pull[rows, None] + pull)
-            torch.addmm(weight.sum(1, keepdim=True) * centered[rows], weight, centered, beta=-1, out=gradient[rows])
+        with full_precision(z.device):
+            queries, keys = _augment(z, ctx.scale)
+            centered = z - z.mean(0)
+            gradient = torch.empty_like(z)
+            for rows in _blocks(z):
+                logits = _logits(queries, keys, rows, ctx.leave_one_out)
+                # Row i pulls on z_i through its own sum and through those of all others: kernel weights are symmetric.
+                if ctx.leave_one_out:
+                    own = (logits - result[rows, None]).exp_().mul_(grad[rows, None])
+                    weight = logits.sub_(result).exp_().mul_(grad).add_(own)
+                else:
+                    pull = grad * (-result).exp()
+                    weight = logits.exp_().mul_(pull[rows, None] + pull)
+                torch.addmm(weight.sum(1, keepdim=True) * centered[rows], weight, centered, beta=-1, out=gradient[rows])
         return gradient.mul_(2 * ctx.scale), None, None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslinfo.information import checks
 from sslinfo.information.normality import normality
@@ -51,6 +52,7 @@ class NoiseNormality(NamedTuple):
 
 
 @torch.no_grad()
+@sdpa_kernel(SDPBackend.MATH)  # the fused attention kernels have no forward derivative
 def local_affine(f: Function, x: Tensor, *, dtype: torch.dtype = torch.float64) -> LocalAffine:
     """Output f(x) (N, d) and Jacobian (N, d, D) of f at each sample of x (N, ...), D inputs a sample.
 
@@ -118,6 +120,7 @@ def local_gaussian_entropy(
 
 
 @torch.no_grad()
+@sdpa_kernel(SDPBackend.MATH)
 def affine_residual(
     f: Function, x: Tensor, sigma: float, draws: int = 1, seed: int = 0, *, dtype: torch.dtype = torch.float64
 ) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sslinfo.information import checks
 from sslinfo.information.spectrum import eigenvalues
+from sslinfo.precision import full_precision
 
 
 def renyi_entropy(
@@ -31,11 +32,13 @@ def renyi_entropy(
         checks.positive("bandwidth", bandwidth)
         z = (z - z.mean(0)) / bandwidth
         norm = z.square().sum(1)
-        squared = (norm[:, None] + norm - 2 * z @ z.T).clamp_min(0)
+        with full_precision(z.device):
+            squared = (norm[:, None] + norm - 2 * z @ z.T).clamp_min(0)
         kernel = (-squared / 2).exp()
         kernel = kernel - torch.diag(kernel.diagonal() - 1)
     else:
-        kernel = z @ z.T if z.shape[0] < z.shape[1] else z.T @ z
+        with full_precision(z.device):
+            kernel = z @ z.T if z.shape[0] < z.shape[1] else z.T @ z
     trace = kernel.trace()
     if float(trace.detach()) == 0:
         raise ValueError("z is zero throughout: its kernel has no trace to divide by")

@@ -11,8 +11,17 @@ from sslinfo.information import checks
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.cholesky import covariance_half_logdet
 from sslinfo.information.entropy import gaussian_entropy, gaussian_logdet_bias, logdet_entropy, pairwise_entropy
+from sslinfo.information.geometry import alignment
 from sslinfo.information.moments import Moments, as_moments
 from sslinfo.information.vmf import vmf_entropy, vmf_log_normalizer
+from sslinfo.precision import full_precision
+
+_ENTROPIES: dict[str, Callable[..., Tensor]] = {
+    "logdet": logdet_entropy,
+    "gaussian": gaussian_entropy,
+    "pairwise": pairwise_entropy,
+    "vmf": vmf_entropy,
+}
 
 
 class InfoNCE(NamedTuple):
@@ -123,15 +132,16 @@ def infonce(
     z1, z2 = checks.paired(z1, z2, dtype)
     if normalize:
         z1, z2 = checks.unit_rows(z1, "z1"), checks.unit_rows(z2, "z2")
-    scores = z1 @ z2.T / temperature
+    with full_precision(z1.device):
+        scores = z1 @ z2.T / temperature
     ceiling = scores.new_tensor(math.log(len(z1)))
     value = (scores.diagonal() - scores.logsumexp(1)).mean() + ceiling
     return InfoNCE(value, ceiling, bool(value.detach() > 0.95 * ceiling))
 
 
 def view_information(
-    z1: Tensor,
-    z2: Tensor,
+    z1: Tensor | Moments,
+    z2: Tensor | None = None,
     entropy: Literal["logdet", "gaussian", "pairwise", "vmf"] = "logdet",
     *,
     decoder_variance: float | None = None,
@@ -150,6 +160,8 @@ def view_information(
       kept a true lower bound of the information about the empirical mixture, at most log N: the only ``is_bound``.
     - ``vmf``: von Mises-Fisher around z', log C_d(k) + k E cos(z1, z2). A proxy: a resubstitution estimate.
 
+    ``logdet`` and ``gaussian`` take joint ``Moments.of(z1, z2)`` too.
+
     Raises ValueError for an unknown entropy, a missing variance or concentration, a decoder variance where the entropy
     sets it, bad or mismatched input; UndefinedEstimate as the entropy does.
     Source: arXiv:2303.00633; form with noise in both halves derived.
@@ -159,35 +171,34 @@ def view_information(
     >>> [round(term.item(), 4) for term in result[:3]], result.is_bound
     ([1.6803, -2.0439, -0.3636], True)
     """
-    z1, z2 = checks.paired(z1, z2, dtype)
-    d = z1.shape[1]
-    if decoder_variance is not None:
-        checks.positive("decoder_variance", decoder_variance)
-        if entropy in ("pairwise", "vmf"):
-            raise ValueError(
-                f"decoder_variance={decoder_variance}: with entropy={entropy!r} the kernel sets it: drop it"
-            )
-    estimate: Callable[..., Tensor]
+    if entropy not in _ENTROPIES:
+        raise ValueError(f"entropy must be one of {', '.join(_ENTROPIES)}, got {entropy!r}")
+    kernel = entropy in ("pairwise", "vmf")
+    if kernel and decoder_variance is not None:
+        raise ValueError(f"decoder_variance={decoder_variance} is set by the kernel of entropy={entropy!r}: drop it")
+    if isinstance(z1, Moments):
+        if kernel:
+            raise ValueError(f"entropy={entropy!r} needs samples: pass z1 and z2, not Moments")
+        views: tuple[Tensor | Moments, ...] = (z1.view(0), z1.view(1)) if len(z1.sizes) == 2 else ()
+        d = z1.sizes[0]
+    elif z2 is None:
+        raise ValueError("z2 is missing: pass both views, or joint Moments.of(z1, z2)")
+    else:
+        z1, z2 = views = checks.paired(z1, z2, dtype)
+        d = z1.shape[1]
+    error = alignment(z1, z2, normalize=entropy == "vmf", dtype=dtype)
     is_bound = False
-    if entropy in ("logdet", "gaussian"):
-        estimate = logdet_entropy if entropy == "logdet" else gaussian_entropy
-        error = (z1 - z2).square().sum(1).mean()
-        if decoder_variance is None:
-            conditional = -d / 2 * (2 * math.pi * math.e * error / d).log()
-        else:
-            conditional = -d / 2 * math.log(2 * math.pi * decoder_variance) - error / (2 * decoder_variance)
-    elif entropy == "pairwise":
-        estimate = pairwise_entropy
+    if entropy == "pairwise":
         variance = checks.positive("variance", options.get("variance", math.nan))
-        error = (z1 - z2).square().sum(1).mean()
         conditional = -d / 2 * math.log(2 * math.pi * variance) - error / (2 * variance) - d
         is_bound = options.get("bound", "lower") == "lower" and not options.get("leave_one_out", False)
     elif entropy == "vmf":
-        estimate = vmf_entropy
         concentration = checks.positive("concentration", options.get("concentration", math.nan))
-        cosine = (checks.unit_rows(z1, "z1") * checks.unit_rows(z2, "z2")).sum(1).mean()
-        conditional = vmf_log_normalizer(d, concentration) + concentration * cosine
+        conditional = vmf_log_normalizer(d, concentration) + concentration * (1 - error / 2)
+    elif decoder_variance is None:
+        conditional = -d / 2 * (2 * math.pi * math.e * error / d).log()
     else:
-        raise ValueError(f"entropy must be 'logdet', 'gaussian', 'pairwise' or 'vmf', got {entropy!r}")
-    half = (estimate(z1, dtype=dtype, **options) + estimate(z2, dtype=dtype, **options)) / 2
+        checks.positive("decoder_variance", decoder_variance)
+        conditional = -d / 2 * math.log(2 * math.pi * decoder_variance) - error / (2 * decoder_variance)
+    half = torch.stack([_ENTROPIES[entropy](z, dtype=dtype, **options) for z in views]).mean()
     return ViewInformation(half, conditional, half + conditional, is_bound)

@@ -12,6 +12,7 @@ from sslinfo.information import checks
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.moments import CenteredSums
 from sslinfo.information.reduction import sum_over_ranks
+from sslinfo.precision import full_precision
 
 _KNOTS = 17
 _LAST_KNOT = 3.0
@@ -159,7 +160,8 @@ class CharacteristicSums:
         generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(d, slices, generator=generator, dtype=torch.float64)
         directions = (directions / torch.linalg.vector_norm(directions, dim=0)).to(z)
-        projected = z @ directions
+        with full_precision(z.device):
+            projected = z @ directions
         knots = torch.linspace(0, _LAST_KNOT, _KNOTS, dtype=torch.float64).tolist()
         cosine = torch.stack([(knot * projected).cos().sum(0) for knot in knots], dim=1)
         sine = torch.stack([(knot * projected).sin().sum(0) for knot in knots], dim=1)
@@ -205,4 +207,4 @@ def epps_pulley(
     normal = (-t.square() / 2).exp()
     weight, normal = (weight * normal).to(sums.cosine), normal.to(sums.cosine)
     squared = (sums.cosine / sums.count - normal).square() + (sums.sine / sums.count).square()
-    return (sums.count * (squared @ weight)).mean().to(dtype)
+    return (sums.count * (squared * weight).sum(1)).mean().to(dtype)

@@ -50,14 +50,14 @@ def exponential_entropy(weights: Tensor) -> Tensor:
 
 def _smaller_covariance(z: Tensor | Moments, dtype: torch.dtype) -> tuple[Tensor, int, int]:
     """S, or where N < d the N x N Gram matrix that shares its non-zero eigenvalues; N and d."""
-    if isinstance(z, Moments) or z.ndim != 2 or z.shape[0] >= z.shape[1]:
-        moments = as_moments(z, dtype)
-        matrix, mean, n, d = moments.covariance(), moments.mean, moments.n, moments.d
-    else:
+    if isinstance(z, Tensor) and z.ndim == 2 and z.shape[0] < z.shape[1]:
         z = checks.samples(z, dtype).double()
         n, d = z.shape
         mean = z.mean(0)
         matrix = (z - mean) @ (z - mean).T / (n - 1)
+    else:
+        moments = as_moments(z, dtype)
+        matrix, mean, n, d = moments.covariance(), moments.mean, moments.n, moments.d
     rounding = 64 * torch.finfo(matrix.dtype).eps * torch.linalg.vector_norm(mean.detach())
     if float(matrix.detach().trace()) <= float(rounding) ** 2:
         raise UndefinedEstimate(f"all {n} samples are one point: a spectrum without variance has no shape")

@@ -110,18 +110,21 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights={str(path)!r} is not a file: check the path")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        state: dict[str, Any] = load_file(path)
-    else:
-        try:
+            state: Any = load_file(path)
+        else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(f"weights={str(path)!r} cannot be read as weights: {error}") from error
-        for key in ("state_dict", "model"):
-            if isinstance(state.get(key), dict):
-                state = state[key]
+    except Exception as error:
+        raise UserError(f"weights={str(path)!r} cannot be read as weights: {error}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise UserError(f"weights={str(path)!r} cannot be read as weights: it holds a {type(state).__name__}")
+    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     prefix = "backbone."
     if any(key.startswith(prefix) for key in state):
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -64,7 +65,10 @@ class JointEmbedding(LightningModule):
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        with warnings.catch_warnings():
+            # Lightning warns of networks among the hyper-parameters: they are plain values after the next line.
+            warnings.filterwarnings("ignore", message="Attribute '.*' is an instance of `nn.Module`")
+            self.save_hyperparameters()
         plain_hyperparameters(self)
         if isinstance(backbone, str):
             self.backbone: nn.Module = build_backbone(

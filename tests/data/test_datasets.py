@@ -14,12 +14,12 @@ from fake import write_cifar, write_imagefolder, write_stl10, write_tinyimagenet
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets as torchvision_datasets
-from torchvision.transforms.v2 import ToDtype
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from sslinfo.data import datasets
+from sslinfo.data import TwoViewDataModule, datasets
 from sslinfo.data.datasets import MissingData, fetch, load
-from sslinfo.data.stores import BadImage, Fetched, FileStore, ImageStore, MemoryStore, WrappedStore
+from sslinfo.data.file_store import FileStore
+from sslinfo.data.stores import BadImage, Fetched, ImageStore, MemoryStore
 from sslinfo.errors import UserError
 
 
@@ -150,6 +150,10 @@ def test_download_unpacks_and_is_left_alone_when_complete(tmp_path, monkeypatch)
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "made" / kind.base_folder, kind.base_folder)
     monkeypatch.setattr(kind, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    TwoViewDataModule("cifar10", str(tmp_path / "root")).prepare_data()
+    assert not (tmp_path / "root" / kind.base_folder).exists()
+    TwoViewDataModule("cifar10", str(tmp_path / "root"), download=True).prepare_data()
+    assert (tmp_path / "root" / kind.base_folder).is_dir()
     store = load("cifar10", tmp_path / "root", download=True)["train"]
     assert np.array_equal(everything(store)[0].numpy(), written["train"].images)
 
@@ -389,30 +393,6 @@ def test_channels(tmp_path, in_memory):
     luma = 0.299 * colour[:, 0] + 0.587 * colour[:, 1] + 0.114 * colour[:, 2]
     assert (weighed[:, 0].double() - luma).abs().max() <= 1
     assert load("digits", channels=3)["train"].shape == (3, 8, 8)
-
-
-def test_users_transform(tmp_path):
-    write_imagefolder(tmp_path, ("train",))
-    store = load("imagefolder", tmp_path, transform=lambda image: image.rotate(90))["train"]
-    plain = load("imagefolder", tmp_path)["train"]
-    assert isinstance(store, WrappedStore)
-    assert torch.equal(everything(store)[0], torch.rot90(everything(plain)[0], 1, (2, 3)))
-    assert torch.equal(store.labels, plain.labels)
-    assert store.classes == plain.classes
-    floats = load("digits", transform=lambda image: ToDtype(torch.float32, scale=True)(pil_to_tensor(image)) * 2 - 1)
-    images = everything(floats["train"].subset(torch.arange(10)))[0]
-    assert images.dtype == torch.float32
-    assert float(images.min()) == -1
-
-
-def test_bad_images_below_a_transform_keep_identities(tmp_path):
-    write_imagefolder(tmp_path, ("train",), classes=2, per_class=20)
-    (tmp_path / "train" / "class0" / "001.png").write_bytes(b"")
-    for in_memory in ("auto", False):
-        options = {"transform": lambda image: image, "on_bad_image": "skip", "in_memory": in_memory}
-        with pytest.warns(UserWarning, match=r"001.png cannot be decoded"):
-            batch, _ = fetched_all(load("imagefolder", tmp_path, **options)["train"])
-        assert batch.index.tolist() == [i for i in range(40) if i != 1]
 
 
 @pytest.mark.parametrize(

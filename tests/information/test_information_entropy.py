@@ -240,6 +240,13 @@ def test_pairwise_limits(bound):
     assert pairwise_entropy_cap(12, 3, 0.5).item() == pytest.approx(gaussian + math.log(12), rel=1e-12)
 
 
+def test_pairwise_distances_are_never_negative():
+    """Copies of far points in float32, a narrow kernel: whatever the rounding, no entropy below one component's."""
+    far = (1e3 * normal(50, 16)).float().repeat(4, 1)
+    value = pairwise_entropy(far, 1e-3, leave_one_out=False, dtype=torch.float32).item()
+    assert value >= stats.multivariate_normal(cov=1e-3 * np.eye(16)).entropy()
+
+
 @pytest.mark.parametrize(("d", "tolerance"), [(1, 0.03), (2, 0.03), (4, 0.05)])
 def test_pairwise_of_a_gaussian_population(d, tolerance):
     """N = 4096, kernel variance near that of the data: the limit N -> infinity, to the known residue."""
@@ -366,7 +373,7 @@ def test_renyi_gradient(alpha, bandwidth):
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
 def test_renyi_gradient_is_finite_where_the_rank_drops(alpha):
-    z = torch.ones(6, 3, dtype=torch.float64, requires_grad=True)
+    z = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [3.0, 0.0, 0.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(renyi_entropy(z, alpha), z)
     assert gradient.isfinite().all()
 

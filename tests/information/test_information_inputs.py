@@ -63,8 +63,9 @@ SCALE_POWER = {
 
 
 def data(seed=0):
-    z = normal(40, 4, seed) @ (normal(4, 4, seed + 1) / 3 + torch.eye(4))
-    return z + 0.3
+    """Correlated, of known condition: invariances hold to rounding for every seed."""
+    rotation, _ = torch.linalg.qr(normal(4, 4, seed + 1))
+    return normal(40, 4, seed) * torch.tensor([0.6, 1, 1.4, 2]) @ rotation + 0.3
 
 
 def close(value, expected):
@@ -76,9 +77,8 @@ def test_every_estimator_is_covered():
     other = {
         "affine_residual", "benjamini_hochberg", "gaussian_logdet_bias", "lidar", "local_affine", "noise_normality",
         "local_gaussian_entropy", "pairwise_entropy_cap", "rank_ceiling", "renyi_ceiling", "vmf_log_normalizer",
-        "generalization_bound",
     }  # fmt: skip
-    functions = {name for name in info.__all__ if name[0].islower()} - other
+    functions = {name for name in info.__all__ if name[0].islower() and "bound" not in name} - other
     assert functions == {
         "alignment", "covariance_spectrum", "effective_rank", "epps_pulley", "feature_std", "gaussian_entropy",
         "gaussian_mutual_information", "hadamard_gap", "infonce", "knn_entropy", "logdet_entropy", "normality",
@@ -123,9 +123,10 @@ def test_bad_pairs_are_named(name):
             TWO_VIEWS[name](z1, z2[:, :3])
 
 
-def test_anything_but_a_tensor_is_a_type_error():
-    with pytest.raises(TypeError, match=r"z must be a torch\.Tensor, got list"):
-        info.logdet_entropy([[1.0], [2.0]])
+@pytest.mark.parametrize("name", ONE_VIEW)
+def test_anything_but_a_tensor_is_a_type_error(name):
+    with pytest.raises(TypeError, match=r"z must be a torch\.Tensor, got list: convert it with torch\.as_tensor"):
+        ONE_VIEW[name]([[1.0], [2.0]])
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_float32_on_request(name):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", ONE_VIEW)
 def test_order_of_samples_does_not_matter(name, seed):
     z = data(seed)
@@ -202,7 +203,7 @@ def test_order_of_samples_does_not_matter(name, seed):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", TWO_VIEWS)
 def test_order_of_pairs_does_not_matter(name, seed):
     z1, z2 = data(seed), data(seed + 5)
@@ -211,7 +212,7 @@ def test_order_of_pairs_does_not_matter(name, seed):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", [*(ONE_VIEW.keys() - NOT_ROTATION)])
 def test_rotation_does_not_matter(name, seed):
     z = data(seed)
@@ -220,7 +221,7 @@ def test_rotation_does_not_matter(name, seed):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", TWO_VIEWS)
 def test_rotation_of_both_views_does_not_matter(name, seed):
     z1, z2 = data(seed), data(seed + 5)
@@ -229,7 +230,7 @@ def test_rotation_of_both_views_does_not_matter(name, seed):
 
 
 @given(seed=st.integers(0, 10**6), shift=st.floats(-1e3, 1e3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", sorted(TRANSLATION))
 def test_translation_does_not_matter_where_centred(name, seed, shift):
     z = data(seed)
@@ -237,7 +238,7 @@ def test_translation_does_not_matter_where_centred(name, seed, shift):
 
 
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.01, 100))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @pytest.mark.parametrize("name", sorted({*LOG_SCALE, *SCALE_POWER}))
 def test_scaling_laws(name, seed, scale):
     z = data(seed)
@@ -264,10 +265,28 @@ def test_float32_input_far_from_the_origin(name):
 
 
 def test_float32_arithmetic_far_from_the_origin():
-    """In float32 throughout the centring is exact enough: 1e-3, where E[z^2] - mean^2 is off by a fifth."""
-    z = (normal(4096, 3) + 1e3).float()
-    shifted = z.double() - 1e3
+    """In float32 throughout, centring first keeps what E[z^2] - mean^2 and |a|^2 + |b|^2 - 2ab would lose."""
+    z = (normal(1000, 3) + 1e4).float()
+    shifted = z.double() - 1e4
     value = info.logdet_entropy(z, beta=5.0, dtype=torch.float32).double()
     torch.testing.assert_close(value, info.logdet_entropy(shifted, beta=5.0), rtol=1e-3, atol=0)
-    value = info.pairwise_entropy(z, 1.0, dtype=torch.float32).double()
-    torch.testing.assert_close(value, info.pairwise_entropy(shifted, 1.0), rtol=1e-3, atol=0)
+    for leave_one_out in (False, True):
+        value = info.pairwise_entropy(z, 0.3, leave_one_out=leave_one_out, dtype=torch.float32).double()
+        expected = info.pairwise_entropy(shifted, 0.3, leave_one_out=leave_one_out)
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["logdet", "pairwise_lower", "uniformity", "epps_pulley", "renyi", "infonce"])
+def test_autocast_does_not_reach_float32_estimates(name):
+    functions = {
+        "logdet": lambda z: info.logdet_entropy(z, dtype=torch.float32),
+        "pairwise_lower": lambda z: info.pairwise_entropy(z, 0.5, dtype=torch.float32),
+        "uniformity": lambda z: info.uniformity(z, dtype=torch.float32),
+        "epps_pulley": lambda z: info.epps_pulley(z, dtype=torch.float32),
+        "renyi": lambda z: info.renyi_entropy(z, dtype=torch.float32),
+        "infonce": lambda z: info.infonce(z, z + 0.1, 0.5, dtype=torch.float32).value,
+    }
+    z = data().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = functions[name](z)
+    torch.testing.assert_close(value, functions[name](z), rtol=0, atol=0)

@@ -74,6 +74,25 @@ def test_jacobian_of_a_convolutional_network():
         local_affine(f.train(), x.float())
 
 
+class Attention(nn.Module):
+    """Tokens of 4 features that attend to each other, flattened."""
+
+    def forward(self, x):
+        tokens = x.reshape(len(x), 1, -1, 4)
+        return nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).flatten(1)
+
+
+@pytest.mark.parametrize("keep", [5, 24])  # by rows and by columns, as 24 > 12
+def test_jacobian_of_attention(keep):
+    def f(x):
+        return torch.cat([Attention()(x), Attention()(x)], dim=1)[:, :keep]
+
+    x = normal(2, 12)
+    expected = torch.stack([torch.autograd.functional.jacobian(f, row[None]).reshape(keep, 12) for row in x])
+    torch.testing.assert_close(local_affine(f, x).jacobian, expected)
+    assert affine_residual(f, x, sigma=1e-6).item() < 1e-4
+
+
 def test_entropy_of_a_linear_network():
     f = nn.Linear(6, 3, bias=False).double()
     weight = f.weight.detach().numpy()

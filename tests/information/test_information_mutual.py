@@ -152,6 +152,16 @@ def test_gaussian_split_has_the_known_answer():
     assert attained > expected
 
 
+@pytest.mark.parametrize("entropy", ["logdet", "gaussian"])
+@pytest.mark.parametrize("variance", [None, 0.7])
+def test_split_of_merged_moments(entropy, variance):
+    z1, z2 = correlated(60, 3, 0.7, 1)
+    joint = Moments.of(z1[:20], z2[:20]) + Moments.of(z1[20:], z2[20:])
+    merged = view_information(joint, entropy=entropy, decoder_variance=variance)
+    whole = view_information(z1, z2, entropy, decoder_variance=variance)
+    torch.testing.assert_close(torch.stack(merged[:3]), torch.stack(whole[:3]), rtol=1e-9, atol=1e-9)
+
+
 def test_best_decoder_variance_is_the_best():
     z1, z2 = correlated(50, 3, 0.8, 0)
     best = view_information(z1, z2).conditional.item()
@@ -251,3 +261,9 @@ def test_split_names_what_is_wrong():
         view_information(z1, z2, "vmf")
     with pytest.raises(ValueError, match="decoder_variance=1"):
         view_information(z1, z2, "pairwise", variance=1.0, decoder_variance=1.0)
+    with pytest.raises(ValueError, match="needs samples"):
+        view_information(Moments.of(z1, z2), entropy="vmf", concentration=1.0)
+    with pytest.raises(ValueError, match="joint"):
+        view_information(Moments.of(z1))
+    with pytest.raises(ValueError, match="z2 is missing"):
+        view_information(z1)

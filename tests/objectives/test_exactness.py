@@ -1,0 +1,252 @@
+"""Loss and gradient on several ranks are those of one process on the union of their shards, for every objective.
+
+A new objective or entropy half is proved by one line in OBJECTIVES.
+"""
+
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from rank_trainer import SmallNet
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sslinfo.objectives import JointEmbedding, LogDet, PairDist, VarianceCovariance, VICReg, base
+from sslinfo.objectives.entropy import EntropyHalf
+
+SAMPLES = 10  # a rank's; with 24 dimensions the batch of 2 ranks is smaller than d and that of 3 is larger
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def vicreg(half: EntropyHalf, between: str = "layer", backbone: nn.Module | None = None) -> JointEmbedding:
+    network = backbone or SmallNet()
+    return VICReg(entropy=half, backbone=network, projector=[16, 24], projector_norm=between)
+
+
+OBJECTIVES: list[tuple[str, Callable[[], JointEmbedding]]] = [
+    ("vicreg", lambda: vicreg(VarianceCovariance())),
+    ("vicreg without norm", lambda: vicreg(VarianceCovariance(), between="none")),
+    ("vicreg as in code", lambda: vicreg(VarianceCovariance(convention="code"))),
+    ("logdet", lambda: vicreg(LogDet())),
+    ("logdet unnormalised", lambda: vicreg(LogDet(normalize=False), between="none")),
+    ("pairdist upper", lambda: vicreg(PairDist(bound="upper"))),
+    ("pairdist lower", lambda: vicreg(PairDist(bound="lower"))),
+    ("pairdist upper unnormalised", lambda: vicreg(PairDist(bound="upper", normalize=False), between="none")),
+    ("pairdist lower unnormalised", lambda: vicreg(PairDist(bound="lower", normalize=False), between="none")),
+]
+NAMES = [name for name, _ in OBJECTIVES]
+
+
+def build(name: str, dtype: torch.dtype, device: str = "cpu") -> JointEmbedding:
+    torch.manual_seed(0)
+    model = dict(OBJECTIVES)[name]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Embeddings of standard deviation about 1: at torch's initial .02, beside means eight times that, float32's
+            # rounding is larger than the tolerance in one process already.
+            parameter.mul_(3 if parameter.dim() > 1 else 0.3)
+    return model.to(device=device, dtype=dtype)
+
+
+def shard(rank: int, dtype: torch.dtype, device: str = "cpu") -> list[Tensor]:
+    """Two views; every rank's images differ from the others' in content, variance and mean."""
+    generator = torch.Generator().manual_seed(100 + rank)
+    images = (1 + 2 * rank) * torch.randn(SAMPLES, 3, 7, 7, generator=generator, dtype=torch.float64) + 0.5 * rank
+    noise = 0.3 * torch.randn(2, SAMPLES, 3, 7, 7, generator=generator, dtype=torch.float64)
+    return [(images + part).to(device=device, dtype=dtype) for part in noise]
+
+
+def union(world_size: int, dtype: torch.dtype, device: str = "cpu") -> list[Tensor]:
+    shards = [shard(rank, dtype, device) for rank in range(world_size)]
+    return [torch.cat(view) for view in zip(*shards, strict=True)]
+
+
+class Host(nn.Module):
+    """DDP reduces gradients of what its own forward computes."""
+
+    def __init__(self, model: JointEmbedding) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, views: list[Tensor]) -> Any:
+        return self.model.objective(views)
+
+
+def arrays(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.detach().cpu().numpy() for name, value in values.items()}
+
+
+def step(model: JointEmbedding, host: nn.Module, views: list[Tensor]) -> dict[str, Any]:
+    """Terms, gradients by parameter, and what callbacks receive, after one forward and backward pass."""
+    terms, outputs = host(views)
+    terms["loss"].backward()
+    return {
+        "terms": arrays(terms),
+        "gradients": arrays({name: parameter.grad for name, parameter in model.named_parameters()}),
+        "outputs": arrays({**{f"h{i}": h for i, h in enumerate(outputs["representations"])}, **outputs["embeddings"]}),
+    }
+
+
+def step_of_rank(
+    rank: int, world_size: int, name: str, dtype: torch.dtype, gather: Callable[..., Any] = base.gather
+) -> dict[str, Any]:
+    model = build(name, dtype)
+    with mock.patch.object(base, "gather", gather):
+        return step(model, DistributedDataParallel(Host(model)), shard(rank, dtype))
+
+
+def norm(*gradients: np.ndarray) -> float:
+    return float(np.sqrt(sum(np.square(g.astype(np.float64)).sum() for g in gradients)))
+
+
+def gradient_error(
+    measured: dict[str, np.ndarray], expected: dict[str, np.ndarray], without: Collection[str] = ()
+) -> float:
+    """Largest ||dg|| / max(||g||, 1e-3 ||all g||) over parameters."""
+    whole = norm(*expected.values())
+    assert measured.keys() == expected.keys()
+    assert whole > 1e-3, "the gradient vanishes, and a comparison would show nothing"
+    return max(
+        norm(measured[name].astype(np.float64) - g) / max(norm(g), 1e-3 * whole)
+        for name, g in expected.items()
+        if name not in without
+    )
+
+
+def vanishing(name: str, world_size: int) -> set[str]:
+    """Parameters without any gradient: the last bias, where the objective does not change with a common shift.
+
+    What float32 has there is the rounding of a sum that cancels, of the order of 1e-8 ||all g|| in one process too.
+    """
+    model = build(name, torch.float64)
+    gradients = step(model, Host(model), union(world_size, torch.float64))["gradients"]
+    found = {name for name, g in gradients.items() if norm(g) < 1e-12 * norm(*gradients.values())}
+    assert found <= {f"projector.{len(model.projector) - 1}.bias"}
+    return found
+
+
+def assert_exact(
+    results: list[dict[str, Any]], expected: dict[str, Any], tolerance: float, zero: Collection[str] = ()
+) -> None:
+    for result in results:
+        for name, term in expected["terms"].items():
+            assert abs(result["terms"][name] - term) <= tolerance * max(1, abs(term)), name
+        assert gradient_error(result["gradients"], expected["gradients"], zero) <= tolerance
+        assert all(norm(result["gradients"][name]) <= 1e-7 * norm(*expected["gradients"].values()) for name in zero)
+        assert list(result["outputs"]) == ["h0", "h1", "z1", "z2"]
+        for name, rows in expected["outputs"].items():
+            np.testing.assert_allclose(result["outputs"][name], rows, rtol=0, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_several_ranks_are_one_process_on_the_union(ranks: Any, name: str, world_size: int, dtype: torch.dtype) -> None:
+    model = build(name, dtype)
+    expected = step(model, Host(model), union(world_size, dtype))
+    assert (
+        expected["outputs"]["z1"].dtype == expected["terms"]["loss"].dtype == torch.empty(0, dtype=dtype).numpy().dtype
+    )
+    assert len(expected["outputs"]["z1"]) == world_size * SAMPLES
+    zero = vanishing(name, world_size) if dtype == torch.float32 else ()
+    assert_exact(ranks(world_size, step_of_rank, name, dtype), expected, TOLERANCE[dtype], zero)
+
+
+def gather_without_gradients_of_others(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The field's classic fault: every rank's values, but a gradient through the own rows alone."""
+    out = {}
+    for name, tensor in tensors.items():
+        blocks = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(blocks, tensor.detach().contiguous())
+        blocks[dist.get_rank()] = tensor
+        out[name] = torch.cat(blocks)
+    return out
+
+
+def no_gather(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The other one: statistics of each rank by itself."""
+    return dict(tensors)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_check_finds_a_gather_without_summed_gradients(ranks: Any, name: str) -> None:
+    model = build(name, torch.float64)
+    expected = step(model, Host(model), union(2, torch.float64))
+    wrong = ranks(2, step_of_rank, name, torch.float64, gather_without_gradients_of_others)
+    for result in wrong:
+        # The loss alone does not give it away: only gradients do, and here they are 1/W of what they should be.
+        assert result["terms"]["loss"] == pytest.approx(expected["terms"]["loss"], rel=1e-12)
+        assert gradient_error(result["gradients"], expected["gradients"]) == pytest.approx(0.5, abs=1e-6)
+        with pytest.raises(AssertionError):
+            assert_exact([result], expected, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_check_finds_statistics_of_single_ranks(ranks: Any, name: str) -> None:
+    model = build(name, torch.float64)
+    expected = step(model, Host(model), union(2, torch.float64))
+    for result in ranks(2, step_of_rank, name, torch.float64, no_gather):
+        assert gradient_error(result["gradients"], expected["gradients"]) > 1e-2
+
+
+def uneven_step(rank: int, world_size: int, kept: list[int]) -> dict[str, Any]:
+    model = build("logdet", torch.float64)
+    terms, outputs = model.objective(shard(rank, torch.float64), torch.arange(SAMPLES) < kept[rank])
+    return {"terms": arrays(terms), "outputs": arrays(outputs["embeddings"])}
+
+
+@pytest.mark.parametrize("kept", [[7, 0, 4], [1, SAMPLES, 1]])
+def test_validation_with_uneven_shards_is_one_process_on_what_is_kept(ranks: Any, kept: list[int]) -> None:
+    keep = torch.cat([torch.arange(SAMPLES) < count for count in kept])
+    model = build("logdet", torch.float64)
+    terms, outputs = model.objective([view[keep] for view in union(3, torch.float64)])
+    for result in ranks(3, uneven_step, kept):
+        for name, term in terms.items():
+            assert result["terms"][name] == pytest.approx(term.item(), rel=1e-12)
+        for name, rows in outputs["embeddings"].items():
+            np.testing.assert_allclose(result["outputs"][name], rows.numpy(), rtol=0, atol=1e-12)
+
+
+def gpu_step(rank: int, world_size: int, dtype: torch.dtype, backend: str, rendezvous: str) -> dict[str, Any]:
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    device = f"cuda:{rank % torch.cuda.device_count()}"
+    torch.cuda.set_device(device)
+    if backend != "gloo":
+        dist.destroy_process_group()
+        dist.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
+    model = batch_norm_model(dtype, device)
+    host = nn.SyncBatchNorm.convert_sync_batchnorm(Host(model))
+    result = step(host.model, DistributedDataParallel(host, device_ids=[device]), shard(rank, dtype, device))
+    torch.cuda.synchronize()
+    return result
+
+
+def batch_norm_model(dtype: torch.dtype, device: str) -> JointEmbedding:
+    torch.manual_seed(0)
+    network = SmallNet()
+    network.layers.insert(1, nn.BatchNorm2d(8))
+    return vicreg(LogDet(), between="batch", backbone=network).to(device=device, dtype=dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_whole_network_with_synchronised_batch_norm_on_gpus(ranks: Any, dtype: torch.dtype, backend: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch's synchronised batch norm runs on GPUs alone, and there is no CUDA device")
+    if backend == "nccl" and torch.cuda.device_count() < 2:
+        pytest.skip("NCCL wants a GPU for each of 2 ranks, and there is one (gloo shares it)")
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    model = batch_norm_model(dtype, "cuda")
+    expected = step(model, Host(model), union(2, dtype, "cuda"))
+    with tempfile.TemporaryDirectory() as folder:
+        results = ranks(2, gpu_step, dtype, backend, str(Path(folder) / "rendezvous"))
+    assert_exact(results, expected, TOLERANCE[dtype])

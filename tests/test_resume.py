@@ -1,0 +1,336 @@
+"""A training that stops anywhere and is resumed goes on bit for bit as if it had not stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import ClusterEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+
+from sslinfo.callbacks import KNNProbe, LinearProbe
+from sslinfo.cli import main
+from sslinfo.data import TwoViewDataModule
+from sslinfo.objectives import LogDet, VICReg
+from sslinfo.optim import OptimizerConfig
+
+# 1617 training digits in batches of 128: 12 steps an epoch.
+STEPS_PER_EPOCH = 12
+LAST_STEP = 40
+RECIPE = """
+seed_everything: 3
+model:
+  class_path: VICReg
+  init_args:
+    backbone: conv4
+    backbone_options: {width: 2}
+    in_channels: 1
+    projector: [16, 8]
+    optimizer: {name: sgd, lr: 0.05, warmup_steps: 4, options: {momentum: 0.9}}
+data: {init_args: {dataset: digits, batch_size: 128}}
+trainer:
+  accelerator: cpu
+  devices: 1
+  max_steps: 40
+  logger: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: LinearProbe
+    - class_path: ModelCheckpoint
+      init_args: {every_n_train_steps: 9, save_top_k: -1}
+"""
+
+
+class Backbone(nn.Module):
+    """A network whose forward pass draws random numbers."""
+
+    num_features = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 16)
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+class Losses(Callback):
+    """Every number of a step, exactly: both losses and the learning rate."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.rows: dict[int, tuple[str, ...]] = {}  # by the number of the batch since the start
+        self.stop_after = stop_after
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        metrics = trainer.callback_metrics
+        names = ("train/loss", "train/entropy", "probe/linear_loss", "train/lr")
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        self.rows[batches] = tuple(float(metrics[name]).hex() for name in names)
+        if trainer.global_step == self.stop_after:
+            raise Interrupted
+
+
+class Interrupted(Exception):
+    pass
+
+
+class PoolEnvironment(ClusterEnvironment):
+    """The processes that the test pool has started."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
+
+    creates_processes_externally = True
+    main_address = "127.0.0.1"
+    main_port = 0
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self._world_size
+
+    def set_world_size(self, size: int) -> None:
+        pass
+
+    def global_rank(self) -> int:
+        return self._rank
+
+    def set_global_rank(self, rank: int) -> None:
+        pass
+
+    def local_rank(self) -> int:
+        return self._rank
+
+    def node_rank(self) -> int:
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    # The order of sums depends on the number of threads.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def fit(
+    folder: Path,
+    resume: Path | None = None,
+    stop_after: int | None = None,
+    batch_size: int = 128,
+    num_workers: int = 0,
+    accumulate: int = 1,
+    init_seed: int = 0,
+    every: dict[str, Any] | None = None,
+    ranks: tuple[int, int] | None = None,
+    **trainer_options: Any,
+) -> dict[int, tuple[str, ...]]:
+    """Train to LAST_STEP, or until `stop_after`; returns the numbers of each step."""
+    torch.manual_seed(init_seed)
+    optimizer = OptimizerConfig("sgd", lr=0.05, warmup_steps=6, options={"momentum": 0.9})
+    model = VICReg(LogDet(), backbone=Backbone(), in_channels=1, projector=[16, 8], optimizer=optimizer)
+    data = TwoViewDataModule("digits", batch_size=batch_size, num_workers=num_workers, seed=5)
+    losses = Losses(stop_after)
+    places: dict[str, Any] = {"devices": 1}
+    if ranks is not None:
+        environment = PoolEnvironment(*ranks)
+        strategy = DDPStrategy(cluster_environment=environment, process_group_backend="gloo")
+        places = {"devices": ranks[1], "strategy": strategy}
+    trainer = Trainer(
+        accelerator="cpu",
+        accumulate_grad_batches=accumulate,
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[
+            LinearProbe(),
+            KNNProbe(k=3, bank_size=50),
+            losses,
+            ModelCheckpoint(folder, save_top_k=-1, filename="{step}", **(every or {"every_n_train_steps": 9})),
+        ],
+        **places,
+        **({"max_steps": LAST_STEP // accumulate} | trainer_options),
+    )
+    try:
+        trainer.fit(model, data, ckpt_path=resume)
+    except Interrupted:
+        assert stop_after is not None
+    return losses.rows
+
+
+def after(rows: dict[int, tuple[str, ...]], step: int) -> dict[int, tuple[str, ...]]:
+    return {number: row for number, row in rows.items() if number > step}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[str, ...]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return fit(tmp_path_factory.mktemp("whole"))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_each_step_differs_so_that_equality_says_something(uninterrupted: dict[int, tuple[str, ...]]) -> None:
+    assert sorted(uninterrupted) == list(range(1, LAST_STEP + 1))
+    for column in range(4):
+        # The warm-up starts at 0 and its rates differ, as do those of the cosine.
+        assert len({row[column] for row in uninterrupted.values()}) >= LAST_STEP - 2
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_another_are_not(
+    tmp_path: Path, uninterrupted: dict[int, tuple[str, ...]]
+) -> None:
+    assert fit(tmp_path, stop_after=3) == {step: uninterrupted[step] for step in (1, 2, 3)}
+    assert fit(tmp_path, stop_after=1, init_seed=1)[1] != uninterrupted[1]
+
+
+# 18 is in the middle of the second epoch, 9 of the first, 36 = 3 * 12 is the last step of an epoch, before its end.
+@pytest.mark.parametrize(("stop_after", "step"), [(21, 18), (14, 9), (37, 36)])
+def test_stopped_in_the_middle_of_an_epoch(
+    tmp_path: Path, uninterrupted: dict[int, tuple[str, ...]], stop_after: int, step: int
+) -> None:
+    first = fit(tmp_path, stop_after=stop_after)
+    assert first == {number: uninterrupted[number] for number in range(1, stop_after + 1)}
+    # Another initialisation and random state: nothing but the checkpoint may matter.
+    second = fit(tmp_path, resume=tmp_path / f"step={step}.ckpt", init_seed=99)
+    assert second == after(uninterrupted, step)
+
+
+def test_stopped_twice(tmp_path: Path, uninterrupted: dict[int, tuple[str, ...]]) -> None:
+    fit(tmp_path, stop_after=10)
+    fit(tmp_path, resume=tmp_path / "step=9.ckpt", stop_after=20, init_seed=1)
+    assert fit(tmp_path, resume=tmp_path / "step=18.ckpt", init_seed=2) == after(uninterrupted, 18)
+
+
+def test_from_the_end_of_an_epoch(tmp_path: Path, uninterrupted: dict[int, tuple[str, ...]]) -> None:
+    for number, every in enumerate(({"every_n_epochs": 1}, {"every_n_epochs": 1, "save_on_train_epoch_end": True})):
+        folder = tmp_path / str(number)
+        fit(folder, stop_after=15, every=every)
+        resumed = fit(folder, resume=folder / f"step={STEPS_PER_EPOCH}.ckpt", init_seed=1)
+        assert resumed == after(uninterrupted, STEPS_PER_EPOCH)
+
+
+# Three epochs of 12 steps, four of 5: Lightning restarts these in other ways than a training of so many steps.
+@pytest.mark.parametrize("end", [{"max_epochs": 3}, {"max_epochs": 4, "limit_train_batches": 5}])
+def test_of_a_training_of_so_many_epochs(tmp_path: Path, end: dict[str, int]) -> None:
+    whole = fit(tmp_path / "whole", max_steps=-1, **end)
+    steps = end.get("limit_train_batches", STEPS_PER_EPOCH)
+    for number, every in enumerate(({"every_n_epochs": 1}, {"every_n_train_steps": steps}, {"every_n_train_steps": 4})):
+        folder = tmp_path / str(number)
+        fit(folder, stop_after=2 * steps + 1, every=every, max_steps=-1, **end)
+        step = 4 * (2 * steps // 4) if number == 2 else 2 * steps
+        resumed = fit(folder, resume=folder / f"step={step}.ckpt", init_seed=1, every=every, max_steps=-1, **end)
+        assert resumed == after(whole, step)
+
+
+def test_in_the_middle_then_at_the_end_of_an_epoch(tmp_path: Path, uninterrupted: dict[int, tuple[str, ...]]) -> None:
+    fit(tmp_path, stop_after=10)
+    for save_on_train_epoch_end in (False, True):
+        every = {"every_n_epochs": 1, "save_on_train_epoch_end": save_on_train_epoch_end}
+        folder = tmp_path / str(save_on_train_epoch_end)
+        fit(folder, resume=tmp_path / "step=9.ckpt", stop_after=27, every=every, init_seed=1)
+        assert fit(folder, resume=folder / "step=24.ckpt", every=every) == after(uninterrupted, 24)
+
+
+def test_with_workers_that_fetch_ahead(tmp_path: Path, uninterrupted: dict[int, tuple[str, ...]]) -> None:
+    # At step 18 the workers have been asked for batches further on, which were not trained on.
+    fit(tmp_path, stop_after=20, num_workers=2)
+    assert fit(tmp_path, resume=tmp_path / "step=18.ckpt", num_workers=2, init_seed=1) == after(uninterrupted, 18)
+
+
+def test_with_accumulated_batches(tmp_path: Path) -> None:
+    def run(folder: Path, **options: Any) -> dict[int, tuple[str, ...]]:
+        return fit(folder, accumulate=2, batch_size=64, every={"every_n_train_steps": 8}, **options)
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path, stop_after=10)
+    assert run(tmp_path, resume=tmp_path / "step=8.ckpt", init_seed=1) == after(whole, 2 * 8)
+
+
+def test_another_global_batch_in_the_middle_of_an_epoch_is_an_error(tmp_path: Path) -> None:
+    fit(tmp_path, stop_after=10)
+    with pytest.raises(ValueError, match=r"9 batches of 128 images.*now a batch over all devices has 64"):
+        fit(tmp_path, resume=tmp_path / "step=9.ckpt", batch_size=64)
+
+
+def _on_ranks(rank: int, world_size: int, folder: str) -> tuple[Any, ...]:
+    place = (rank, world_size)
+    whole = fit(Path(folder) / "whole", batch_size=64, ranks=place)
+    fit(Path(folder), batch_size=64, ranks=place, stop_after=20)
+    resumed = fit(Path(folder), batch_size=64, ranks=place, resume=Path(folder) / "step=18.ckpt", init_seed=7 + rank)
+    return whole, resumed
+
+
+def test_on_two_ranks(tmp_path: Path, ranks: Any) -> None:
+    results = ranks(2, _on_ranks, str(tmp_path))
+    for whole, resumed in results:
+        assert sorted(whole) == list(range(1, LAST_STEP + 1))
+        assert resumed == after(whole, 18)
+    assert results[0] == results[1]
+
+
+def test_killed_process_of_the_command_line(in_tmp: Path) -> None:
+    """`python -m sslinfo fit` gets SIGKILL at step 21; `fit --ckpt_path last` goes on from step 18."""
+    Path("recipe.yaml").write_text(RECIPE)
+    Path("watch.py").write_text(
+        textwrap.dedent("""
+        import os, signal
+        import torch
+        from lightning.pytorch import Callback
+        torch.set_num_threads(1)
+
+        class Watch(Callback):
+            def __init__(self, file: str, kill_after: int = 0):
+                self.file, self.kill_after = file, kill_after
+
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+                values = [float(trainer.callback_metrics[n]).hex() for n in ("train/loss", "probe/linear_loss")]
+                with open(self.file, "a") as file:
+                    print(trainer.global_step, *values, file=file)
+                if trainer.global_step == self.kill_after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        """)
+    )
+    watch = ["--trainer.callbacks+=watch.Watch", "--trainer.callbacks.file"]
+    killed = subprocess.run(
+        [sys.executable, "-m", "sslinfo", "fit", "-c", "recipe.yaml", *watch, "1.txt", "--trainer.callbacks.kill_after=21"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    sys.modules.pop("watch", None)
+    sys.path.insert(0, "")
+    try:
+        resumed = main(["fit", "-c", "recipe.yaml", *watch, "2.txt", "--ckpt_path", "last"])
+        whole = main(["fit", "-c", "recipe.yaml", *watch, "3.txt", "--trainer.default_root_dir", "elsewhere"])
+    finally:
+        sys.path.remove("")
+        sys.modules.pop("watch", None)
+    assert resumed.trainer.global_step == whole.trainer.global_step == LAST_STEP
+    rows = Path("3.txt").read_text().splitlines()
+    assert len(rows) == LAST_STEP
+    assert Path("1.txt").read_text().splitlines() == rows[:21]
+    assert Path("2.txt").read_text().splitlines() == rows[18:]
