@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import tempfile
 import warnings
@@ -37,17 +38,31 @@ Self-supervised learning with information-theoretic objectives and diagnostics.
   sslinfo test --ckpt_path last                   linear probe to convergence, with all, 10% and 1% of the labels
   sslinfo predict --ckpt_path last                representations and labels in an .npz file
 
-  sslinfo fit --model.help VICReg                 what a model takes (also --data.help, --model.entropy.help LogDet)
+  sslinfo fit --model.help VICReg                 what a model takes (also --data.help TwoViewDataModule)
   sslinfo fit -c RECIPE --print_config=skip_null  the configuration that would run
 """
 
 
 class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of the description."""
+    """Keeps the lines of the description; names sslinfo's classes for an option, not every class that fits its type."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return re.sub(r"known subclasses: ([^()]*)", _ours_among, super()._get_help_string(action) or "")
+
+
+def _ours_among(known: re.Match[str]) -> str:
+    names = known[1].split(", ")
+    ours = [name for name in names if name.startswith("sslinfo.")]
+    if len(names) <= 40 and not ours:
+        return known[0]
+    return "sslinfo's: " + ", ".join(ours) if ours else "any class by its dotted path"
 
 
 class Parser(LightningArgumentParser):
     """Says what is wrong with the command line in a few lines, with a suggestion."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise UserError(explain(message)) from ex
@@ -77,7 +92,8 @@ class Cli(LightningCLI):
         parser.set_defaults({"data": {"class_path": "sslinfo.data.TwoViewDataModule"}})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        # An option's beginning is a mistake like any other: --ckpt_path is looked for by its whole name.
+        parser = super()._prepare_subcommand_parser(klass, subcommand, allow_abbrev=False, **kwargs)
         if subcommand == "predict":
             parser.add_argument(
                 "--output",
@@ -140,7 +156,11 @@ def main(args: Sequence[str] | None = None) -> Cli:
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             parser_class=Parser,
-            parser_kwargs={"prog": "sslinfo", "description": DESCRIPTION, "formatter_class": Help},
+            parser_kwargs={
+                "prog": "sslinfo",
+                "description": DESCRIPTION,
+                "version": sslinfo.__version__,
+            },
             args=args,
             stored=stored,
         )

@@ -314,7 +314,17 @@ def test_killed_process_of_the_command_line(in_tmp: Path) -> None:
     )
     watch = ["--trainer.callbacks+=watch.Watch", "--trainer.callbacks.file"]
     killed = subprocess.run(
-        [sys.executable, "-m", "sslinfo", "fit", "-c", "recipe.yaml", *watch, "1.txt", "--trainer.callbacks.kill_after=21"],
+        [
+            sys.executable,
+            "-m",
+            "sslinfo",
+            "fit",
+            "-c",
+            "recipe.yaml",
+            *watch,
+            "1.txt",
+            "--trainer.callbacks.kill_after=21",
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from sslinfo.data.datamodule import Split, TwoViewDataModule
 from sslinfo.distributed import gather_uneven
@@ -25,7 +26,7 @@ def clean_features(
         module: maps images to features, such as a JointEmbedding; its ``device`` is used.
         split: train, val or test.
         limit: at most so many images, a choice that is the same on all ranks.
-        pixels: the normalised pixels themselves instead of the module's features.
+        pixels: the normalised pixels themselves, averaged down to at most 32 x 32, instead of the module's features.
 
     Returns:
         (N, d) float32 and labels (N,), on the module's device, equal on all ranks and in one order on any number.
@@ -39,7 +40,7 @@ def clean_features(
                 {name: value.to(module.device) if isinstance(value, Tensor) else value for name, value in raw.items()}
             )
             images, keep = batch["clean"], batch["keep"]
-            features = images.flatten(1) if pixels else module(images)
+            features = adaptive_avg_pool2d(images, min(32, images.shape[-1])).flatten(1) if pixels else module(images)
             rows["features"].append(features.float()[keep])
             rows["label"].append(batch["label"][keep])
             rows["index"].append(batch["index"][keep])

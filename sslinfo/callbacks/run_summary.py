@@ -76,20 +76,21 @@ class RunSummary(Callback):
             )
             for name, pixels in (("raw pixels", True), ("representation", False))
         }
+        logs = trainer.log_dir  # asks all ranks
         if not trainer.is_global_zero:
             return
         columns = {}
         for name, (x, y, tx, ty) in sets.items():
             columns[name] = self.measure(x.cpu(), y.cpu(), tx.cpu(), ty.cpu(), data.num_classes)
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = Path(logs or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         spectra = {"start": self.first_spectrum, "end": covariance_spectrum(sets["representation"][2].cpu())}
         figure = self.draw(spectra, folder / "summary.png")
         counts = f"{len(sets['representation'][1])} training, {len(sets['representation'][3])} validation images"
         self.show(columns, counts)
         print(f"figure: {figure}")
-        if trainer.log_dir is not None:
-            print(f"to look further: tensorboard --logdir {trainer.log_dir}")
+        if logs is not None:
+            print(f"to look further: tensorboard --logdir {logs}")
 
     def measure(
         self, train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, num_classes: int | None
@@ -97,7 +98,7 @@ class RunSummary(Callback):
         """One column of the table: named figures of features (N, d) and (M, d)."""
         column: dict[str, str] = {}
         known, test_known = train_labels >= 0, test_labels >= 0
-        if num_classes is not None and bool(test_known.any()):
+        if num_classes is not None and len(train_labels[known].unique()) > 1 and bool(test_known.any()):
             x, y, tx, ty = train[known], train_labels[known], test[test_known], test_labels[test_known]
             for per_class in [*self.labels_per_class, None]:
                 top1 = label_efficiency(x, y, tx, ty, per_class, self.draws)

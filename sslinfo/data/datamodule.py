@@ -22,6 +22,7 @@ from sslinfo.data.random import stream_keys
 from sslinfo.data.stores import Fetched, ImageStore, JoinedStore, MemoryStore
 from sslinfo.data.views import Preset, View, Views, views_preset
 from sslinfo.data.wrapped_store import WrappedStore
+from sslinfo.distributed import world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import plain_hyperparameters
 
@@ -222,6 +223,8 @@ class TwoViewDataModule(LightningDataModule):
             return
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            # The checkpoint keeps the seed in use, so that a resumed run has the same order and augmentations.
+            self.hparams["seed"] = self.seed
         loaded = self._load()
         train = loaded["train"]
         test = loaded.get("test")
@@ -323,14 +326,14 @@ class TwoViewDataModule(LightningDataModule):
 
     # Loaders
 
-    def _loader(self, source: Source, sampler: BatchSampler, trained: Any = None) -> ResumableLoader:
+    def _loader(self, source: Source, sampler: BatchSampler) -> ResumableLoader:
         return ResumableLoader(
             source,
             batch_size=None,
             sampler=sampler,
             num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            trained=trained,
         )
 
     def train_dataloader(self) -> ResumableLoader:
@@ -338,7 +341,7 @@ class TwoViewDataModule(LightningDataModule):
         source = Source(store, self.views, self.seed or 0, True, self.transform)
         sampler = BatchSampler(len(store), self.batch_size, shuffle=True, seed=self.seed or 0, progress=self.progress)
         len(sampler)  # says at once when the batch is larger than the data
-        return self._loader(source, sampler, self._trained)
+        return self._loader(source, sampler)
 
     def val_dataloader(self) -> ResumableLoader:
         return self.clean_dataloader("val", make_views=True)
@@ -364,16 +367,39 @@ class TwoViewDataModule(LightningDataModule):
         source = Source(store, self.views, self.seed or 0, False, self.transform, make_views)
         return self._loader(source, BatchSampler(len(store), self.batch_size, shuffle=False))
 
-    def _trained(self) -> tuple[int, int]:
-        trainer = self.trainer
-        assert trainer is not None
-        loop = trainer.fit_loop.epoch_loop.batch_progress.current
+    # Resuming
+
+    def state_dict(self) -> dict[str, int]:
+        """Where training is: what the loader has handed out may be ahead of what was trained on."""
+        if self.trainer is None:
+            return {}
+        loop = self.trainer.fit_loop.epoch_loop.batch_progress.current
         epoch, batches = self.progress.epoch, self.progress.batches
         if self.progress.moved and loop.ready > loop.processed:
-            batches -= 1  # handed over, and not trained on
-        return (epoch, batches) if batches < trainer.num_training_batches else (epoch + 1, 0)
+            batches -= 1
+        if batches >= self.trainer.num_training_batches:
+            epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches, "global_batch": self.batch_size * world_size()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        now = self.batch_size * world_size()
+        if state["global_batch"] != now and state["batches"] > 0:
+            raise UserError(
+                f"the checkpoint stopped after {state['batches']} batches of {state['global_batch']} images in an "
+                f"epoch, and now a batch over all devices has {now}: resume with the same data.batch_size x devices"
+            )
+        self.progress.resume(state["epoch"], state["batches"])
 
     # Batches
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(batch, dict) and "training" in batch:
+            # The views' random numbers are drawn on the host: reading the index back would wait for the device.
+            moved["host_index"] = batch["index"]
+        return moved
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if not isinstance(batch, dict) or "training" not in batch:
@@ -394,7 +420,7 @@ class TwoViewDataModule(LightningDataModule):
                 crops=raw.get("crops"),
                 seed=self.seed or 0,
                 epoch=raw["epoch"],
-                index=raw["index"],
+                index=raw.get("host_index", raw["index"]),
                 batch=raw["batch"],
             )
         return batch

@@ -7,7 +7,7 @@ The order of an epoch is a function of (seed, epoch) alone. Global batch b of W 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,31 +112,14 @@ class BatchSampler(DistributedSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader over requests that notes in the checkpoint how many batches of the epoch were trained on.
+    """A DataLoader that Lightning takes for resumable; the state that counts is the data module's.
 
-    Args:
-        trained: returns (epoch, batches trained on in it), asked when a checkpoint is written: what the loader has
-            handed out may be ahead of that.
+    Lightning restores a loader's own state only if nothing has asked for the number of steps before, which a schedule
+    does.
     """
 
-    def __init__(self, *args: Any, trained: Callable[[], tuple[int, int]] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.trained = trained
+    def state_dict(self) -> dict[str, Any]:
+        return {}
 
-    def state_dict(self) -> dict[str, int]:
-        epoch, batches = self.trained() if self.trained is not None else (0, 0)
-        sampler = self.sampler
-        assert isinstance(sampler, BatchSampler)
-        return {"epoch": epoch, "batches": batches, "global_batch": sampler.batch_size * world_size()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        sampler = self.sampler
-        assert isinstance(sampler, BatchSampler)
-        now = sampler.batch_size * world_size()
-        if state["global_batch"] != now and state["batches"] > 0:
-            raise UserError(
-                f"the checkpoint stopped after {state['batches']} batches of {state['global_batch']} images in an "
-                f"epoch, and now a batch over all devices has {now}: resume with the same data.batch_size x devices"
-            )
-        if sampler.progress is not None:
-            sampler.progress.resume(state["epoch"], state["batches"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

@@ -17,7 +17,7 @@ from sslinfo.information import checks
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.reduction import sum_over_ranks
 
-_CHUNK_ROWS = 4096
+_CHUNK_ROWS = 1024  # a chunk of some hundred features in float64 stays near the caches
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def _chunks(views: tuple[Tensor, ...]) -> Iterator[Tensor]:
 
 def _scatter_about(mean: Tensor, count: Tensor, old_mean: Tensor, scatter: Tensor) -> Tensor:
     shift = torch.atleast_2d(old_mean - mean)
-    return scatter + (shift * count.reshape(-1, 1)).T @ shift
+    return torch.addmm(scatter, (shift * count.reshape(-1, 1)).T, shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Moments(CenteredSums):
         mean = total / count.clamp_min(1)
         for chunk in _chunks(views):
             centered = chunk - mean
-            scatter = scatter + centered.T @ centered
+            scatter = torch.addmm(scatter, centered.T, centered)
         return cls(count, mean, scatter, sums.sizes)
 
     @classmethod

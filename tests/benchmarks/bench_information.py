@@ -1,11 +1,13 @@
 """What the estimators cost, as ratios to the bare products they are made of, and the memory they add.
 
-Run it alone on an idle machine: ``python tests/benchmarks/bench_information.py``. Each line is measured in a process of
-its own, the estimator and its yardstick in turns, and compared by the fastest of each.
+Run ``python tests/benchmarks/bench_information.py [part of a name]``. Each line is measured in a process of its own, on
+one thread and by processor time, so that other work on the machine matters little: the estimator and its yardstick in
+turns, compared by the fastest of each.
 """
 
 import multiprocessing
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,16 +33,15 @@ def peak_megabytes() -> float:
 def compare(
     name: str, allowed: float, yardstick: Callable[[], object], run: Callable[[], object], repeats: int
 ) -> Line:
-    base = peak_megabytes()
-    run()
-    megabytes = peak_megabytes() - base
+    torch.set_num_threads(1)
     fastest = [float("inf")] * 2
+    base = peak_megabytes()
     for _ in range(repeats):
         for i, call in enumerate((yardstick, run)):
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            fastest[i] = min(fastest[i], time.perf_counter() - start)
-    return Line(name, fastest[0], fastest[1] / fastest[0], allowed, megabytes)
+            fastest[i] = min(fastest[i], time.process_time() - start)
+    return Line(name, fastest[0], fastest[1] / fastest[0], allowed, peak_megabytes() - base)
 
 
 def moments(n: int = 1_000_000, d: int = 512, batch: int = 4096) -> Line:
@@ -58,7 +59,7 @@ def moments(n: int = 1_000_000, d: int = 512, batch: int = 4096) -> Line:
         for step in range(steps):
             cast[step % 4].T @ cast[step % 4]
 
-    return compare(f"moments, N={steps * batch}, d={d}", 1.3, products, stream, repeats=2)
+    return compare(f"moments, N={steps * batch}, d={d}", 1.3, products, stream, repeats=1)
 
 
 def pairwise(dtype: torch.dtype, backward: bool, n: int = 32768, d: int = 128) -> Line:
@@ -77,7 +78,7 @@ def pairwise(dtype: torch.dtype, backward: bool, n: int = 32768, d: int = 128) -
 
     direction, allowed = ("forward + backward", 8.0) if backward else ("forward", 3.0)
     precision = str(dtype).removeprefix("torch.")
-    return compare(f"pairwise {direction}, {precision}, N={n}, d={d}", allowed, products, estimate, repeats=2)
+    return compare(f"pairwise {direction}, {precision}, N={n}, d={d}", allowed, products, estimate, repeats=1)
 
 
 def logdet(n: int, d: int, allowed: float) -> Line:
@@ -108,14 +109,17 @@ CASES: list[tuple[Callable[..., Line], tuple]] = [
 
 
 def main() -> None:
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     print(f"{'':64s}{'yardstick':>11s}{'ratio':>8s}{'allowed':>9s}{'memory':>10s}")
     context = multiprocessing.get_context("spawn")
     for function, arguments in CASES:
+        if wanted not in function.__name__:
+            continue
         with context.Pool(1) as pool:
             line = pool.apply(function, arguments)
         over = line.ratio > line.allowed or line.megabytes > 1024
         figures = f"{line.yardstick:9.3f} s{line.ratio:8.2f}{line.allowed:9.1f}{line.megabytes:7.0f} MB"
-        print(f"{line.name:64s}{figures}{'  over' if over else ''}")
+        print(f"{line.name:64s}{figures}{'  over' if over else ''}", flush=True)
 
 
 if __name__ == "__main__":

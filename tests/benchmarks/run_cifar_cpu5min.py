@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument(
         "--root", default=os.environ.get("SSLINFO_CIFAR10"), required="SSLINFO_CIFAR10" not in os.environ
     )
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--entropies", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--steps", type=int, help="in place of the overlay's")
     parser.add_argument("--threads", type=int, default=2)
@@ -66,7 +66,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(arguments.threads)
     scores: dict[str, list[float]] = {}
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for name in arguments.entropies:
             with tempfile.TemporaryDirectory() as folder:
                 options = {
@@ -96,7 +96,7 @@ def main() -> None:
             scores.setdefault(name, []).append(knn(cli.model, cli.datamodule))
             gain = scores[name][-1] - scores["untrained"][-1]
             print(f"seed {seed}  {name:20s} k-NN {scores[name][-1]:.2f} %  ({gain:+.2f})  {seconds:.0f} s", flush=True)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; mean over {arguments.seeds} seeds:")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; mean over seeds {arguments.seeds}:")
     for name, values in scores.items():
         print(f"  {name:20s} {np.mean(values):.2f} %  ({np.mean(values) - np.mean(scores['untrained']):+.2f})")
 

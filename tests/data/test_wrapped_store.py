@@ -230,7 +230,5 @@ def test_options_of_the_data_module_reach_datasets_of_others(in_memory):
 
 def test_in_memory_is_refused_where_images_differ():
     mixed = Items([torch.zeros(3, 4, 4 + i) for i in range(8)])
-    with pytest.raises(
-        UserError, match=r"Items are not all uint8 and of one size: set data.in_memory: false"
-    ):
+    with pytest.raises(UserError, match=r"Items are not all uint8 and of one size: set data.in_memory: false"):
         TwoViewDataModule(mixed, in_memory=True).setup()

@@ -70,7 +70,15 @@ def test_a_vit_for_small_images_by_its_options() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["mobilenetv3_small_050", "resnet10t", "convnext_atto", "ghostnet_050", "lcnet_035", "efficientnet_b0", "pit_ti_224"],
+    [
+        "mobilenetv3_small_050",
+        "resnet10t",
+        "convnext_atto",
+        "ghostnet_050",
+        "lcnet_035",
+        "efficientnet_b0",
+        "pit_ti_224",
+    ],
 )
 def test_the_reported_width_is_that_of_the_output(name: str) -> None:
     model = build_backbone(name)
@@ -169,7 +177,9 @@ def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_misspelt_names_and_stems() -> None:
-    with pytest.raises(UserError, match=r"backbone='resnet81' is neither conv4 nor a timm model: did you mean .*resnet18"):
+    with pytest.raises(
+        UserError, match=r"backbone='resnet81' is neither conv4 nor a timm model: did you mean .*resnet18"
+    ):
         build_backbone("resnet81")
     with pytest.raises(UserError, match="did you mean .*conv4"):
         build_backbone("conv_4")

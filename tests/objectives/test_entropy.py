@@ -167,9 +167,7 @@ HALVES: list[tuple[str, Callable[[], EntropyHalf]]] = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("name", "build"), HALVES, ids=[name for name, _ in HALVES])
-def test_gradients_are_finite_differences(
-    name: str, build: Callable[[], EntropyHalf], shape: tuple[int, int]
-) -> None:
+def test_gradients_are_finite_differences(name: str, build: Callable[[], EntropyHalf], shape: tuple[int, int]) -> None:
     half = build()
     zs = [z.requires_grad_() for z in views(*shape)]
     assert torch.autograd.gradcheck(lambda *z: half(*[half.prepare(each) for each in z])["loss"], zs, atol=1e-7)

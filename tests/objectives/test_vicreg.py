@@ -1,6 +1,5 @@
 """The whole loss against the paper's, and what the module adds to the function."""
 
-
 import numpy as np
 import pytest
 import torch
