@@ -72,7 +72,7 @@ def test_a_misspelt_name_is_told_the_right_one(name: str, said: str) -> None:
 
 
 def test_a_name_like_no_other_lists_them() -> None:
-    with pytest.raises(UserError, match="timm knows .*adamw"):
+    with pytest.raises(UserError, match=r"timm knows .*adamw"):
         build_optimizer(network(), OptimizerConfig("qqqqqqqq"), 256)
 
 

@@ -51,12 +51,19 @@ class RunSummary(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % self.stride:
             return
-        for name, value in trainer.callback_metrics.items():
-            if name.startswith(("train/", "probe/")) and name != "train/lr":
-                self.curves.setdefault(name, []).append((trainer.global_step, float(value)))
+        self._note(trainer, "train/")
         if max(map(len, self.curves.values()), default=0) > MOST_POINTS:
             self.stride *= 2
             self.curves = {name: points[::2] for name, points in self.curves.items()}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._note(trainer, "probe/")
+
+    def _note(self, trainer: Trainer, prefix: str) -> None:
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith(prefix) and name != "train/lr":
+                self.curves.setdefault(name, []).append((trainer.global_step, float(value)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"curves": self.curves, "stride": self.stride, "first_spectrum": self.first_spectrum}
@@ -148,9 +155,10 @@ class RunSummary(Callback):
             axis.legend()
         axis = next(axes)
         for name, spectrum in spectra.items():
-            values = spectrum.clamp(min=float(spectrum.max()) * 1e-12)
-            axis.semilogy(range(1, len(values) + 1), values, label=f"{name} of training")
-        axis.set(title="covariance spectrum of the representation", xlabel="eigenvalue number", ylabel="eigenvalue")
+            shares = spectrum / spectrum.sum().clamp(min=1e-300)
+            axis.semilogy(range(1, len(shares) + 1), shares.clamp(min=1e-12), label=f"{name} of training")
+        axis.set(title="covariance spectrum of the representation", xlabel="eigenvalue number")
+        axis.set(ylabel="eigenvalue as a share of the variance")
         axis.legend()
         for axis in axes:
             axis.set_axis_off()

@@ -110,7 +110,7 @@ class Moments(CenteredSums):
         mean = total / count.clamp_min(1)
         for chunk in _chunks(views):
             centered = chunk - mean
-            scatter = torch.addmm(scatter, centered.T, centered)
+            scatter = scatter.addmm_(centered.T, centered)
         return cls(count, mean, scatter, sums.sizes)
 
     @classmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ from sslinfo.callbacks import KNNProbe, LinearProbe
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
 from sslinfo.objectives import VICReg
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def ready(dataset: Any = "digits", **options: Any) -> TwoViewDataModule:
@@ -407,7 +417,7 @@ def test_no_image_of_a_batch_can_be_decoded(tmp_path: Path) -> None:
         path.write_bytes(b"no image")
     with (
         pytest.warns(UserWarning, match="Skipped"),
-        pytest.raises(UserError, match="no image of a batch of 4 .* could be decoded: check data.root"),
+        pytest.raises(UserError, match=r"no image of a batch of 4 .* could be decoded: check data\.root"),
     ):
         next(iter(data.train_dataloader()))
 
@@ -455,7 +465,7 @@ def test_normalisation(tmp_path: Path) -> None:
 
 def test_hyper_parameters_are_plain_values() -> None:
     data = TwoViewDataModule("digits", views=[View(flip=0.5), View()], batch_size=32)
-    torch.save(dict(data.hparams), buffer := __import__("io").BytesIO())
+    torch.save(dict(data.hparams), buffer := io.BytesIO())
     buffer.seek(0)
     stored = torch.load(buffer, weights_only=True)
     assert stored["batch_size"] == 32

@@ -1,6 +1,7 @@
-"""Shapes, sizes and parameter counts by hand, feature widths as timm's networks really have them, weights from files."""
+"""Shapes, sizes and parameter counts by hand, feature widths as timm's networks have them, weights from files."""
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def convolved(size: int, kernel: int, stride: int, padding: int) -> int:
 def test_conv4_is_as_defined(width: int, in_channels: int) -> None:
     model = conv4(width, in_channels)
     widths = [in_channels, width, 2 * width, 4 * width, 8 * width]
-    convolutions = sum(9 * before * after for before, after in zip(widths, widths[1:], strict=False))
+    convolutions = sum(9 * before * after for before, after in pairwise(widths))
     norms = sum(2 * after for after in widths[1:])
     assert sum(parameter.numel() for parameter in model.parameters()) == convolutions + norms
     size = 32
@@ -154,19 +155,19 @@ class Payload:
 
 
 def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="missing.pt' is not a file"):
+    with pytest.raises(UserError, match=r"missing.pt' is not a file"):
         build_backbone("conv4", weights=str(tmp_path / "missing.pt"))
     (tmp_path / "noise.pt").write_bytes(b"no weights at all")
-    with pytest.raises(UserError, match="noise.pt' cannot be read as weights"):
+    with pytest.raises(UserError, match=r"noise.pt' cannot be read as weights"):
         build_backbone("conv4", weights=str(tmp_path / "noise.pt"))
     (tmp_path / "noise.safetensors").write_bytes(b"no weights at all")
-    with pytest.raises(UserError, match="noise.safetensors' cannot be read as weights"):
+    with pytest.raises(UserError, match=r"noise.safetensors' cannot be read as weights"):
         build_backbone("conv4", weights=str(tmp_path / "noise.safetensors"))
     torch.save([1.0, 2.0], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="list.pt' cannot be read as weights"):
+    with pytest.raises(UserError, match=r"list.pt' cannot be read as weights"):
         build_backbone("conv4", weights=str(tmp_path / "list.pt"))
     torch.save({"layers.0.weight": "text"}, tmp_path / "text.pt")
-    with pytest.raises(UserError, match="text.pt' do not fit"):
+    with pytest.raises(UserError, match=r"text.pt' do not fit"):
         build_backbone("conv4", weights=str(tmp_path / "text.pt"))
     torch.save(Payload(), tmp_path / "code.pt")
     (tmp_path / "code.pickle").write_bytes(pickle.dumps(Payload()))
@@ -181,7 +182,7 @@ def test_misspelt_names_and_stems() -> None:
         UserError, match=r"backbone='resnet81' is neither conv4 nor a timm model: did you mean .*resnet18"
     ):
         build_backbone("resnet81")
-    with pytest.raises(UserError, match="did you mean .*conv4"):
+    with pytest.raises(UserError, match=r"did you mean .*conv4"):
         build_backbone("conv_4")
     with pytest.raises(UserError, match=r"list_models"):
         build_backbone("qqqqqqqqqqqq")

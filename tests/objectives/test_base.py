@@ -203,7 +203,7 @@ def test_a_wrong_loss_is_told_what_to_return(wrong: Any) -> None:
         def loss(self, z1: Tensor, z2: Tensor) -> Any:
             return wrong(z1, z2)
 
-    with pytest.raises(UserError, match="Wrong.loss must return a dict of 0-d tensors with 'loss', got"):
+    with pytest.raises(UserError, match=r"Wrong.loss must return a dict of 0-d tensors with 'loss', got"):
         fit(Wrong())
 
 
