@@ -97,4 +97,5 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)  # small tensors: more threads wait for one another
     os.environ.setdefault("MPLBACKEND", "Agg")

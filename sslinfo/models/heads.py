@@ -19,7 +19,8 @@ def projection_head(in_features: int, widths: Sequence[int], norm: Norm = "batch
         in_features: width of the representation.
         widths: width of each layer, the last being the embedding's; an empty list gives the identity.
         norm: ``batch`` (as published for most methods), ``layer``, or ``none``. A layer followed by batch norm has no
-            bias, which the norm would cancel.
+            bias, which the norm would cancel; nor has the last one, as in VICReg's own program: an objective of
+            covariances and distances gives it no gradient.
 
     Shape: (N, in_features) -> (N, widths[-1]).
 
@@ -35,7 +36,7 @@ def projection_head(in_features: int, widths: Sequence[int], norm: Norm = "batch
     layers: list[nn.Module] = []
     for number, width in enumerate(widths):
         last = number == len(widths) - 1
-        layers.append(nn.Linear(in_features, width, bias=norm != "batch" or last))
+        layers.append(nn.Linear(in_features, width, bias=norm != "batch" and not last))
         if not last:
             make = norms[norm]
             layers += ([make(width)] if make is not None else []) + [nn.ReLU(inplace=True)]

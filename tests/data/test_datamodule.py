@@ -257,11 +257,11 @@ class Recorded:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, image: Tensor) -> Tensor:
-        assert image.dtype == torch.uint8
-        assert image.shape == (1, 8, 8)
+    def __call__(self, image: Image.Image) -> Tensor:
+        assert (image.mode, image.size) == ("L", (8, 8))
         self.calls += 1
-        return image.float() / 255 + torch.rand(()) + random.random() + float(np.random.rand())  # noqa: NPY002
+        pixels = torch.from_numpy(np.array(image))[None].float() / 255
+        return pixels + torch.rand(()) + random.random() + float(np.random.rand())  # noqa: NPY002
 
 
 def test_transform_of_the_user() -> None:
@@ -300,8 +300,8 @@ def test_transform_with_workers_equals_one_without() -> None:
 
 
 def test_transform_of_wrong_results() -> None:
-    data = ready(transform=lambda image: image[:, : 4 + int(image[0, 0, 2]) % 2])
-    with pytest.raises(UserError, match=r"data\.transform must turn a uint8 tensor .* of one shape, got"):
+    data = ready(transform=lambda image: torch.zeros(1, 4 + image.getpixel((2, 0)) % 2, 4))
+    with pytest.raises(UserError, match=r"data\.transform must turn an image into a float tensor .* of one shape, got"):
         next(iter(data.train_dataloader()))
 
 
