@@ -373,7 +373,7 @@ class TwoViewDataModule(LightningDataModule):
         """Where training is: what the loader has handed out may be ahead of what was trained on."""
         if self.trainer is None:
             return {}
-        loop = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        loop: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         epoch, batches = self.progress.epoch, self.progress.batches
         if self.progress.moved and loop.ready > loop.processed:
             batches -= 1

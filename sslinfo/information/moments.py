@@ -17,7 +17,7 @@ from sslinfo.information import checks
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.reduction import sum_over_ranks
 
-_CHUNK_ROWS = 1024  # a chunk of some hundred features in float64 stays near the caches
+_CHUNK_ROWS = 512  # a chunk of some hundred features in float64 stays near the caches
 
 
 @dataclass(frozen=True, eq=False)
