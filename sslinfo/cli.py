@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 import tempfile
@@ -168,8 +169,9 @@ def main(args: Sequence[str] | None = None) -> Cli:
 
 def console() -> None:
     """The console script: the working folder is importable, and a user's mistake is a message, not a traceback."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    folder = os.getcwd()  # not "": the parser changes folder while it reads a file
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     _quiet()
     if "--debug" in sys.argv[1:]:
         main()
