@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from sslinfo.errors import UserError
+from sslinfo.hyperparameters import LEFT_OUT_KEY
 
 CALLBACKS_KEY = "sslinfo_callbacks"
 # Where a run is, not what it is: a difference from the checkpoint needs no word.
@@ -26,12 +27,14 @@ class StoredConfig:
 
     Attributes:
         config: ``{"model": ..., "data": ..., "trainer": {"callbacks": [...]}}``.
+        left_out: options that were given from Python as objects, which a checkpoint cannot hold.
     """
 
     config: dict[str, Any]
+    left_out: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: str | Path, named: set[str], fitting: bool = False) -> StoredConfig:
+    def read(cls, path: str | Path, named: set[str]) -> StoredConfig:
         """Read a checkpoint weights-only.
 
         A class that it names is taken over only if it is one of sslinfo's or among ``named``, the classes that the user
@@ -66,7 +69,8 @@ class StoredConfig:
             and not str(entry.get("class_path")).endswith("PredictionWriter")
             and all(_allowed(found, named) for _, found in _references(entry, "callbacks"))
         ]
-        return cls({"model": model, "data": data, "trainer": {"callbacks": callbacks}})
+        left_out = [str(name) for name in checkpoint.get(LEFT_OUT_KEY, [])]
+        return cls({"model": model, "data": data, "trainer": {"callbacks": callbacks}}, left_out)
 
 
 def _as_class(hyper_parameters: dict[str, Any], default: str) -> dict[str, Any]:

@@ -198,7 +198,15 @@ def _with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | Non
     path = _option(args, "--ckpt_path", lambda value: resolve_checkpoint(value, _root(args)))
     if path is None or not Path(path).is_file():
         return args, None
-    return args, StoredConfig.read(path, named=_named(args), fitting=args[0] == "fit")
+    stored = StoredConfig.read(path, named=_named(args))
+    recipe = any(argument.split("=")[0] in ("-c", "--config") for argument in args)
+    for name in stored.left_out:
+        if not recipe and not any(argument.split("=")[0] == f"--{name}" for argument in args):
+            raise UserError(
+                f"{name} of this run was an object given from Python, which a checkpoint cannot hold: say --{name}, or "
+                "go on from Python, with Trainer.validate(model, datamodule, ckpt_path=...)"
+            )
+    return args, stored
 
 
 def _root(args: Sequence[str]) -> str:

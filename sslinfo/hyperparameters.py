@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+# Where a checkpoint lists the options that it cannot hold: what was given from Python as an object.
+LEFT_OUT_KEY = "sslinfo_left_out"
+
 
 def init_arguments(obj: Any) -> dict[str, Any]:
     """Arguments of an object's constructor, read from the attributes of the same names."""
@@ -39,19 +42,23 @@ def to_plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no plain form")
 
 
-def plain_hyperparameters(module: Any) -> None:
+def plain_hyperparameters(module: Any) -> list[str]:
     """Replace what ``save_hyperparameters`` collected by plain values; leave out what has none (a network, a data set).
 
     The class is noted too, in the form that ``load_from_checkpoint`` rebuilds from.
+
+    Returns:
+        The names of the arguments left out.
     """
-    hparams = {}
+    hparams, left_out = {}, []
     for name, value in dict(module.hparams).items():
         try:
             hparams[name] = to_plain(value)
         except TypeError:
-            continue
+            left_out.append(name)
     hparams["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
     hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
     module.hparams.clear()  # _set_hparams alone would keep what has no plain form
     module._set_hparams(hparams)
     module._hparams_initial = dict(module._hparams)
+    return left_out

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import TensorDataset
 
 from sslinfo.checkpoints import CALLBACKS_KEY, StoredConfig, differences, resolve_checkpoint
+from sslinfo.cli import main
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
 from sslinfo.objectives import LogDet, VICReg
@@ -194,3 +197,17 @@ def test_hyper_parameters_leave_out_what_has_no_plain_form(in_tmp: Path) -> None
     assert model.hparams["projector"] == [8]
     torch.save(dict(model.hparams), "plain.pt")
     assert torch.load("plain.pt", weights_only=True) == dict(model.hparams)
+
+
+def test_a_data_set_given_from_python_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = torch.randint(0, 256, (24, 1, 8, 8), dtype=torch.uint8)
+    data = TwoViewDataModule(TensorDataset(images, torch.arange(24) % 3), batch_size=8, views="digits")
+    model = VICReg(backbone="conv4", backbone_options={"width": 2}, in_channels=1, projector=[8, 4])
+    trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, limit_val_batches=0)
+    trainer.fit(model, datamodule=data)
+    path = str(tmp_path / "run.ckpt")
+    trainer.save_checkpoint(path)
+    with pytest.raises(UserError, match="data.dataset of this run was an object"):
+        main(["validate", "--ckpt_path", path])
+    cli = main(["validate", "--ckpt_path", path, "--data.dataset", "digits", "--trainer.accelerator", "cpu"])
+    assert "val/loss" in cli.trainer.callback_metrics

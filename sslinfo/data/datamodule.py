@@ -93,7 +93,7 @@ class TwoViewDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        plain_hyperparameters(self)
+        self.left_out = plain_hyperparameters(self)
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
         if not 0 <= val_fraction < 1:

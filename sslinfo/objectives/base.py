@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
-from sslinfo.hyperparameters import plain_hyperparameters
+from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.precision import full_precision
@@ -69,7 +70,7 @@ class JointEmbedding(LightningModule):
             # Lightning warns of networks among the hyper-parameters: they are plain values after the next line.
             warnings.filterwarnings("ignore", message="Attribute '.*' is an instance of `nn.Module`")
             self.save_hyperparameters()
-        plain_hyperparameters(self)
+        self.left_out = plain_hyperparameters(self)
         if isinstance(backbone, str):
             self.backbone: nn.Module = build_backbone(
                 backbone,
@@ -198,9 +199,12 @@ class JointEmbedding(LightningModule):
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
         accumulate = self.trainer.accumulate_grad_batches
-        optimizer = build_optimizer(self, self.optimizer_config, self.effective_batch)
+        config = self.optimizer_config
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            config = replace(config, warmup_steps=0)  # a dry run is shorter than any warm-up
+        optimizer = build_optimizer(self, config, self.effective_batch)
         epoch = self.trainer.num_training_batches / accumulate
-        scheduler = build_scheduler(optimizer, self.optimizer_config, steps, epoch)
+        scheduler = build_scheduler(optimizer, config, steps, epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
@@ -248,6 +252,9 @@ class JointEmbedding(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["sslinfo_seed"] = self.seed
+        left_out = getattr(getattr(self.trainer, "datamodule", None), "left_out", None)
+        missing = ["data.dataset"] if left_out is None else [f"data.{name}" for name in left_out]
+        checkpoint[LEFT_OUT_KEY] = [f"model.{name}" for name in self.left_out] + missing
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint.get("sslinfo_seed", self.seed)
