@@ -28,10 +28,12 @@ class StoredConfig:
     Attributes:
         config: ``{"model": ..., "data": ..., "trainer": {"callbacks": [...]}}``.
         left_out: options that were given from Python as objects, which a checkpoint cannot hold.
+        path: the file.
     """
 
     config: dict[str, Any]
     left_out: list[str] = field(default_factory=list)
+    path: str = ""
 
     @classmethod
     def read(cls, path: str | Path, named: set[str]) -> StoredConfig:
@@ -70,7 +72,7 @@ class StoredConfig:
             and all(_allowed(found, named) for _, found in _references(entry, "callbacks"))
         ]
         left_out = [str(name) for name in checkpoint.get(LEFT_OUT_KEY, [])]
-        return cls({"model": model, "data": data, "trainer": {"callbacks": callbacks}}, left_out)
+        return cls({"model": model, "data": data, "trainer": {"callbacks": callbacks}}, left_out, str(path))
 
 
 def _as_class(hyper_parameters: dict[str, Any], default: str) -> dict[str, Any]:
@@ -139,11 +141,45 @@ def differences(stored: StoredConfig, now: dict[str, Any]) -> list[str]:
     """
     lines = []
     for part in ("model", "data"):
-        before, after = _flat(stored.config[part], part), _flat(now.get(part) or {}, part)
+        before, after = _flat(_canonical(stored.config[part]), part), _flat(_canonical(now.get(part) or {}), part)
         for name in sorted(set(before) & set(after)):
             if before[name] != after[name] and name not in _PLACES:
                 lines.append(f"{name} is {after[name]} as you say; the checkpoint was trained with {before[name]}")
     return lines
+
+
+def check_same_classes(stored: StoredConfig, now: dict[str, Any]) -> None:
+    """A training goes on with the objective that it began with: its model and halves are of the checkpoint's classes.
+
+    Raises:
+        UserError: the model or one of its parts is of another class than in the checkpoint.
+
+    >>> stored = StoredConfig({"model": {"class_path": "VICReg", "init_args": {}}, "data": {}}, path="a.ckpt")
+    >>> check_same_classes(stored, {"model": {"class_path": "VICReg", "init_args": {}}})
+    """
+    before, after = (_flat(_canonical(model), "model") for model in (stored.config["model"], now.get("model") or {}))
+    for name in sorted({name for name in {*before, *after} if name.endswith(".class_path")}):
+        if before.get(name) != after.get(name):
+            raise UserError(
+                f"{name.removesuffix('.class_path')} is {after.get(name, 'left out')} on this command line; in the "
+                f"checkpoint {stored.path!r} it is {before.get(name, 'left out')}: give the path of the run to resume "
+                "(--ckpt_path PATH), or leave out the recipe to go on with the checkpoint's own"
+            )
+
+
+def _canonical(value: Any) -> Any:
+    """A configuration whose classes of sslinfo are named by the module that defines them, whatever exports them."""
+    if isinstance(value, list):
+        return [_canonical(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    out = {name: _canonical(entry) for name, entry in value.items()}
+    path = out.get("class_path")
+    if isinstance(path, str) and _is_ours(path):
+        module, _, name = path.rpartition(".")
+        found = getattr(importlib.import_module(module), name)
+        out["class_path"] = f"{found.__module__}.{found.__qualname__}"
+    return out
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:
@@ -186,6 +222,6 @@ def resolve_checkpoint(path: str, root: str | Path) -> str:
             if Path(best).is_file():
                 return best
     raise UserError(
-        f"ckpt_path='best': the run of {str(newest)!r} monitored no quantity: add a ModelCheckpoint with monitor, or "
-        "say last"
+        f"ckpt_path='best': the run of {str(newest)!r} monitored no quantity: say last, or train with a second "
+        "ModelCheckpoint among the callbacks, with monitor (such as val/loss)"
     )

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -23,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import sslinfo.callbacks
 import sslinfo.objectives
 from sslinfo.callbacks.prediction_writer import PredictionWriter
-from sslinfo.checkpoints import CALLBACKS_KEY, StoredConfig, differences, resolve_checkpoint
+from sslinfo.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences, resolve_checkpoint
 from sslinfo.cli_errors import explain
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
@@ -93,8 +94,7 @@ class Cli(LightningCLI):
         parser.set_defaults({"data": {"class_path": "sslinfo.data.TwoViewDataModule"}})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        # An option's beginning is a mistake like any other: --ckpt_path is looked for by its whole name.
-        parser = super()._prepare_subcommand_parser(klass, subcommand, allow_abbrev=False, **kwargs)
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
             parser.add_argument(
                 "--output",
@@ -113,6 +113,8 @@ class Cli(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if self.stored is not None:
             dumped = yaml.safe_load(self._parser(self.subcommand).dump(self._options(), skip_none=False))
+            if self.subcommand == "fit":
+                check_same_classes(self.stored, dumped)
             for line in differences(self.stored, dumped):
                 _say(f"note: {line}")
 
@@ -123,6 +125,9 @@ class Cli(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:
+            # save_last writes a file even then, and `--ckpt_path last` would find the trial instead of the training.
+            callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         if self.subcommand == "test" and not any(isinstance(c, sslinfo.callbacks.LinearProbe) for c in callbacks):
             callbacks.append(sslinfo.callbacks.LinearProbe())
         if self.subcommand == "predict":
@@ -146,7 +151,7 @@ def main(args: Sequence[str] | None = None) -> Cli:
             file = Path(folder) / "checkpoint.yaml"
             file.write_text(yaml.safe_dump(stored.config))
             args = [args[0], "--config", str(file), *args[1:]]
-        return Cli(
+        return _run(
             JointEmbedding,
             TwoViewDataModule,
             subclass_mode_model=True,
@@ -161,10 +166,32 @@ def main(args: Sequence[str] | None = None) -> Cli:
                 "prog": "sslinfo",
                 "description": DESCRIPTION,
                 "version": sslinfo.__version__,
+                # An option's beginning is a mistake like any other: --ckpt_path is looked for by its whole name.
+                "allow_abbrev": False,
             },
             args=args,
             stored=stored,
         )
+
+
+def _run(*args: Any, **kwargs: Any) -> Cli:
+    """The command line, with the faults that Lightning finds late in the words of the command line."""
+    try:
+        return Cli(*args, **kwargs)
+    except RuntimeError as error:
+        text, stored = str(error), kwargs["stored"]
+        if "loading state_dict" in text and stored is not None:
+            first = text.partition("\n")[2].strip().partition("\n")[0]
+            raise UserError(
+                f"the checkpoint {stored.path!r} does not fit the model of this command line: leave out --model and "
+                f"its options\n{first}"
+            ) from error
+        if twice := re.search(r"more than one stateful callback of type `(\w+)`", text):
+            raise UserError(
+                f"trainer.callbacks: {twice[1]} stands there twice: callbacks+ adds to those of the recipe or the "
+                f"checkpoint; give the options of the one {twice[1]} in a recipe"
+            ) from error
+        raise
 
 
 def console() -> None:
@@ -182,10 +209,6 @@ def console() -> None:
         _fail(explain(str(error)))
     except ValueError as error:
         _fail(f"{explain(str(error))}\n(the traceback: add --debug)")
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        _fail(f"the checkpoint does not fit the model of this command line: leave out --model and its options\n{error}")
     except KeyboardInterrupt:
         _fail("interrupted")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import TensorDataset
 
-from sslinfo.checkpoints import CALLBACKS_KEY, StoredConfig, differences, resolve_checkpoint
+from sslinfo.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences, resolve_checkpoint
 from sslinfo.cli import main
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
@@ -152,6 +153,30 @@ def test_differences_are_named_by_option() -> None:
     ]
 
 
+def config_of(model: str, half: str | None = None) -> dict[str, Any]:
+    entropy = None if half is None else {"class_path": half, "init_args": {}}
+    return {"model": {"class_path": model, "init_args": {"entropy": entropy}}, "data": {}}
+
+
+def test_a_class_is_the_same_by_each_of_its_names() -> None:
+    stored = StoredConfig(config_of("sslinfo.objectives.vicreg.VICReg", "sslinfo.objectives.entropy.LogDet"))
+    same = config_of("sslinfo.objectives.VICReg", "sslinfo.objectives.LogDet")
+    assert differences(stored, same) == []
+    check_same_classes(stored, same)
+    # A class of others is what its name says: nothing is imported to look.
+    assert len(differences(StoredConfig(config_of("a.b.C")), config_of("a.C"))) == 1
+    assert "a" not in sys.modules
+
+
+def test_a_training_of_other_classes_is_not_gone_on_with() -> None:
+    stored = StoredConfig(config_of("sslinfo.objectives.vicreg.VICReg", "sslinfo.objectives.entropy.LogDet"), path="x")
+    for half in ("sslinfo.objectives.PairDist", None):
+        with pytest.raises(UserError, match=r"model\.entropy is .*(PairDist|left out) .* 'x' it is .*LogDet: give"):
+            check_same_classes(stored, config_of("sslinfo.objectives.VICReg", half))
+    with pytest.raises(UserError, match=r"model is my_module\.Mine .*VICReg: give the path of the run to resume"):
+        check_same_classes(stored, config_of("my_module.Mine", "sslinfo.objectives.LogDet"))
+
+
 def saved(path: str, age: int, callbacks: dict[str, Any] | None = None) -> str:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": {}, "callbacks": callbacks or {}}, path)
@@ -179,7 +204,7 @@ def test_best_after_the_runs_were_moved(in_tmp: Path) -> None:
 
 def test_no_best_without_a_monitor(in_tmp: Path) -> None:
     saved("runs/last.ckpt", 0, {"ModelCheckpoint{}": {"monitor": None, "best_model_path": "runs/last.ckpt"}})
-    with pytest.raises(UserError, match="monitored no quantity: add a ModelCheckpoint with monitor, or say last"):
+    with pytest.raises(UserError, match="monitored no quantity: say last, or train with a second ModelCheckpoint"):
         resolve_checkpoint("best", "runs")
 
 

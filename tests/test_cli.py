@@ -242,11 +242,11 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "class of the model": (["fit", "--model", "VICRegg", *TINY], "VICRegg: did you mean VICReg?"),
     "dotted class": (["fit", "--model", "sslinfo.objectives.VICRegg", *TINY], "did you mean VICReg?"),
     "class of the data": ([*FIT, "--data", "TwoViewDataModul", *TINY], "did you mean TwoViewDataModule?"),
-    "nested class": ([*FIT, "--model.entropy", "LogDett", *TINY], "did you mean LogDet"),
+    "nested class": ([*FIT, "--model.entropy", "LogDett", *TINY], "did you mean LogDet?"),
     "class of a callback": ([*FIT, "--trainer.callbacks+=LinearProb", *TINY], "did you mean LinearProbe?"),
     "option of the model": ([*FIT, "--model.invarianc", "3", *TINY], "did you mean invariance"),
     "option of the data": ([*FIT, "--data.batchsize", "3", *TINY], "did you mean batch_size"),
-    "option of the trainer": ([*FIT, "--trainer.max_epoch", "3", *TINY], "did you mean max_epochs"),
+    "option of the trainer": ([*FIT, "--trainer.max_epoch", "3", *TINY], "did you mean max_epochs?"),
     "nested option": ([*FIT, "--model.optimizer.wieght_decay", "0", *TINY], "did you mean weight_decay"),
     "option of a half": ([*FIT, "--model.entropy", "LogDet", "--model.entropy.bet", "3"], "did you mean beta"),
     "option of a callback": (
@@ -254,15 +254,29 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "did you mean temperature",
     ),
     "group of options": ([*FIT, "--modell.invariance", "3", *TINY], "did you mean model"),
-    "option of a subcommand": (["validate", "--ckpt", "last"], "--ckpt_path of a trained one"),
+    "option of a subcommand": (["validate", "--ckpt", "last"], "did you mean ckpt_path?"),
     "subcommand": (["fitt", *FIT[1:], *TINY], "'fit', 'validate', 'test', 'predict'"),
     "data set": ([*FIT, *TINY, "--data.dataset", "cifar-10"], "did you mean 'cifar10'?"),
     "backbone": ([*FIT, *TINY, "--model.backbone", "resnet8"], "did you mean resnet18"),
-    "views": ([*FIT, *TINY, "--data.views", "simclrr"], "simclr,"),
+    "views": ([*FIT, *TINY, "--data.views", "simclrr"], "did you mean simclr?"),
     "optimizer": ([*FIT, *TINY, "--model.optimizer.name", "addamw"], "did you mean adamw"),
     "option of the optimizer": ([*FIT, *TINY, "--model.optimizer.options", '{"momentun": 1}'], "momentun"),
     "choice": ([*FIT, *TINY, "--data.on_bad_image", "skp"], "'skip'"),
-    "number": ([*FIT, *TINY, "--model.invariance", "much"], "float"),
+    "number": ([*FIT, *TINY, "--model.invariance", "much"], "model.invariance: expected float, got 'much'"),
+    "nested number": ([*FIT, *TINY, "--model.optimizer.lr", "abc"], "model.optimizer.lr: expected float, got 'abc'"),
+    "number or nothing": ([*FIT, *TINY, "--trainer.max_epochs", "ten"], "trainer.max_epochs: expected int, got 'ten'"),
+    "nested choice": (
+        [*FIT, *TINY, "--model.entropy", "VarianceCovariance", "--model.entropy.convention", "papre"],
+        "model.entropy.convention: expected 'paper' or 'code', got 'papre'",
+    ),
+    "option of another half": (
+        [*FIT, *TINY, "--model.entropy", "PairDist", "--model.entropy.convention", "paper"],
+        "--model.entropy VarianceCovariance",
+    ),
+    "callback twice": (
+        [*FIT, *TINY, "--trainer.callbacks+=KNNProbe", "--trainer.callbacks+=KNNProbe"],
+        "KNNProbe stands there twice",
+    ),
     "module": (["fit", "--model", "my_modul.Mine", *TINY], "is my_modul.py in the working folder?"),
     "no model": (["fit"], "--model VICReg"),
     "nothing": ([], "fit"),
@@ -466,7 +480,7 @@ def test_last_and_best(after_training: Path) -> None:
 
 def test_best_needs_a_monitored_quantity(in_tmp: Path, message: Callable[..., str]) -> None:
     main([*FIT, *TINY, *SHORT])
-    assert "monitored no quantity: add a ModelCheckpoint with monitor, or say last" in message(
+    assert "monitored no quantity: say last, or train with a second ModelCheckpoint" in message(
         "validate", "--ckpt_path", "best", *CPU
     )
 
@@ -481,7 +495,30 @@ def test_no_checkpoint_at_all(in_tmp: Path, message: Callable[..., str], which: 
 
 def test_checkpoint_that_does_not_fit(after_training: Path, message: Callable[..., str]) -> None:
     error = message("validate", "--ckpt_path", "last", "--model.projector", "[12, 8]", *CPU, *DRY)
-    assert "does not fit the model of this command line: leave out --model and its options" in error
+    assert f"{checkpoint_of(4)!r} does not fit the model of this command line: leave out --model and" in error
+    assert error.count("size mismatch") == 1
+
+
+def test_a_trial_leaves_no_checkpoint(in_tmp: Path) -> None:
+    callback = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last=true"]
+    main([*FIT, *TINY, *DRY, *callback])
+    assert not list(Path().rglob("*.ckpt"))
+    main([*FIT, *TINY, *SHORT, *callback])
+    assert "last.ckpt" in {file.name for file in Path().rglob("*.ckpt")}
+
+
+def test_a_training_goes_on_with_its_own_objective(
+    after_training: Path, message: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.yaml").write_text(RECIPE.replace("[16, 8]", "[16, 8]\n    invariance: 3\n    entropy: PairDist"))
+    error = message("fit", "-c", "a.yaml", "--ckpt_path", "last")
+    assert "model.entropy is sslinfo.objectives.entropy.PairDist on this command line; in the checkpoint" in error
+    assert f"{checkpoint_of(4)!r} it is sslinfo.objectives.entropy.LogDet: give the path of the run to resume" in error
+    Path("a.yaml").write_text(Path("a.yaml").read_text().replace("PairDist", "LogDet"))
+    capsys.readouterr()
+    more = ["--trainer.logger", "false", "--trainer.max_steps", "5", "--trainer.limit_val_batches", "0"]
+    assert main(["fit", "-c", "a.yaml", "--ckpt_path", "last", *more]).trainer.global_step == 5
+    assert "note: " not in capsys.readouterr().out
 
 
 def test_predictions_are_the_network_s_outputs(after_training: Path) -> None:

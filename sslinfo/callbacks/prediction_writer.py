@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-SPLITS = ("train", "val", "test")
+from sslinfo.errors import UserError
 
 
 class PredictionWriter(Callback):
     """Writes what ``predict`` computes to an .npz file.
 
-    For each split: ``<split>_representation`` (N, d), ``<split>_label`` (N,) with -1 where there is none, and
-    ``<split>_index`` (N,), the image's place in its data set. Rank 0 writes the rows of all ranks,
-    in the order of index.
+    For each split (train, val, and test where the data set has test images): ``<split>_representation`` (N, d),
+    ``<split>_label`` (N,) with -1 where there is none, and ``<split>_index`` (N,), the image's place in its data set.
+    Rank 0 writes the rows of all ranks, in the order of index.
 
     Args:
         path: file to write; an existing one is replaced.
+
+    Raises:
+        UserError: in ``predict``, without a data module that names its ``predict_splits``.
 
     >>> PredictionWriter("representations.npz").path.suffix
     '.npz'
@@ -27,10 +30,14 @@ class PredictionWriter(Callback):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.splits: tuple[str, ...] = ()
         self.rows: dict[str, list[np.ndarray]] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.rows = {}
+        splits = getattr(getattr(trainer, "datamodule", None), "predict_splits", None)
+        if splits is None:
+            raise UserError("PredictionWriter takes the splits from a TwoViewDataModule: pass predict(datamodule=...)")
+        self.splits, self.rows = tuple(splits), {}
 
     def on_predict_batch_end(
         self,
@@ -42,7 +49,7 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         for name, tensor in outputs.items():
-            self.rows.setdefault(f"{SPLITS[dataloader_idx]}_{name}", []).append(
+            self.rows.setdefault(f"{self.splits[dataloader_idx]}_{name}", []).append(
                 tensor.float().cpu().numpy() if tensor.is_floating_point() else tensor.cpu().numpy()
             )
 
@@ -51,7 +58,7 @@ class PredictionWriter(Callback):
             return
         arrays = {name: np.concatenate(parts) for name, parts in self.rows.items()}
         self.rows = {}
-        for split in SPLITS:
+        for split in self.splits:
             if f"{split}_index" in arrays:
                 order = arrays[f"{split}_index"].argsort(kind="stable")
                 arrays.update({n: a[order] for n, a in arrays.items() if n.startswith(f"{split}_")})
@@ -59,7 +66,7 @@ class PredictionWriter(Callback):
         np.savez(self.path, **arrays)  # type: ignore[arg-type]
         shapes = ", ".join(
             f"{split} {arrays[f'{split}_representation'].shape}"
-            for split in SPLITS
+            for split in self.splits
             if f"{split}_representation" in arrays
         )
         print(f"wrote {self.path}: {shapes}")

@@ -9,12 +9,12 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sslinfo.data.datasets import fetch, load
+from sslinfo.data.datasets import fetch, from_class_path, is_class_path, load
 from sslinfo.data.loading import BatchSampler, Progress, ResumableLoader
 from sslinfo.data.source import Source
 from sslinfo.data.stores import ImageStore, JoinedStore, MemoryStore
@@ -41,7 +41,8 @@ class TwoViewDataModule(LightningDataModule):
     repeats that only fill up the last batch), ``skipped`` (how many images of it could not be decoded).
 
     Args:
-        dataset: digits, cifar10, cifar100, stl10, tinyimagenet, imagefolder, or a map-style data set of your own.
+        dataset: digits, cifar10, cifar100, stl10, tinyimagenet, imagefolder, or a map-style data set of your own: an
+            object, or a class by its dotted path (my_module.MyDataset).
         root: folder of the data set.
         batch_size: images per device.
         views: name of a published pair of augmentations (vicreg, simclr, swav, moco, simsiam, barlow_twins, byol, wmse,
@@ -49,9 +50,13 @@ class TwoViewDataModule(LightningDataModule):
         image_size: side of the images that the network sees; None keeps the data set's own size (224 for mixed sizes).
         mean, std: channel-wise normalisation; None: the published constants of CIFAR, else measured on the training
             images when they are in memory, else ImageNet's.
+        channels: 1 or 3 converts the images to grey or RGB; None takes RGB for image files, and the others as they are.
         transform: your own transform of one image (PIL; a uint8 tensor where the channels are neither 1 nor 3) into a
-            float tensor (C, S, S), in place of ``views``; it is called once for each view.
-        test_dataset: test images for a ``dataset`` of your own.
+            float tensor (C, S, S), in place of ``views``; it is called once for each view. What it returns reaches the
+            network as it is, while the clean images of probes, test and predict are normalised with ``mean`` and
+            ``std``: end it with the same normalisation.
+        test_dataset: test images for a ``dataset`` of your own. Where there are none, ``test`` runs on the validation
+            images and says so, and ``predict`` leaves the test split out.
         val_fraction: part of the training images that is held out for validation where a data set has no validation
             images of its own. 0 validates on the test images, so choose nothing by it.
         train_on: stl10: pre-train on its train split, its unlabelled one, or both.
@@ -79,6 +84,7 @@ class TwoViewDataModule(LightningDataModule):
         image_size: int | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        channels: int | None = None,
         transform: Callable[[Any], Any] | None = None,
         test_dataset: Dataset | None = None,
         val_fraction: float = 0.1,
@@ -98,14 +104,19 @@ class TwoViewDataModule(LightningDataModule):
             raise UserError(f"batch_size={batch_size} must be at least 1")
         if not 0 <= val_fraction < 1:
             raise UserError(f"val_fraction={val_fraction} must be in [0, 1)")
+        if channels not in (None, 1, 3):
+            raise UserError(f"data.channels must be 1, 3 or null, got {channels}")
         self.dataset, self.root, self.batch_size = dataset, root, batch_size
         self.view_list = self._view_list(views, dataset)
         self.image_size, self.mean, self.std = image_size, mean, std
+        self.convert_to = channels  # `channels` are those of the images in use
         self.transform, self.test_dataset = transform, test_dataset
         self.val_fraction, self.train_on, self.download = val_fraction, train_on, download
         self.on_bad_image, self.in_memory, self.num_workers = on_bad_image, in_memory, num_workers
         self.compile_views, self.split_seed, self.seed = compile_views, split_seed, seed
         self.stores: dict[str, ImageStore] = {}
+        self.has_test_images = True
+        self._said_no_test_images = False
         self.progress = Progress()
 
     @staticmethod
@@ -123,8 +134,14 @@ class TwoViewDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.trainer is not None and self.trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0:
             self.progress.resume(0, 0)  # another training; one from a checkpoint says later where it is
-        if self.stores:
-            return
+        if not self.stores:
+            self._make_stores()
+        if stage in ("test", "predict") and not self.has_test_images and not self._said_no_test_images:
+            self._said_no_test_images = True
+            way = "the validation images stand in" if stage == "test" else "the test split is left out"
+            rank_zero_only(print)(f"note: the data set has no test images: {way}", flush=True)
+
+    def _make_stores(self) -> None:
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
             # The checkpoint keeps the seed in use, so that a resumed run has the same order and augmentations.
@@ -147,6 +164,7 @@ class TwoViewDataModule(LightningDataModule):
                 raise UserError(f"train_on={self.train_on!r} needs an unlabelled split, which only stl10 has")
             unlabelled = loaded["unlabelled"]
             pretrain = unlabelled if self.train_on == "unlabelled" else JoinedStore(train, unlabelled)
+        self.has_test_images = test is not None
         # What is pre-trained on, and the labelled images that probes are fitted on: the same but for train_on.
         self.stores = {
             "pretrain": pretrain,
@@ -157,21 +175,25 @@ class TwoViewDataModule(LightningDataModule):
         self._make_views(train)
 
     def _load(self) -> dict[str, ImageStore]:
-        if isinstance(self.dataset, str):
+        dataset = self.dataset
+        if isinstance(dataset, str) and is_class_path(dataset):
+            dataset = from_class_path(dataset)
+        if isinstance(dataset, str):
             return load(
-                self.dataset,
+                dataset,
                 self.root,
                 download=self.download,
                 on_bad_image=self.on_bad_image,
                 in_memory=self.in_memory,
+                channels=self.convert_to,
             )
-        stores = {"train": self._wrapped(self.dataset)}
+        stores = {"train": self._wrapped(dataset)}
         if self.test_dataset is not None:
             stores["test"] = self._wrapped(self.test_dataset)
         return stores
 
     def _wrapped(self, dataset: Dataset) -> ImageStore:
-        store = WrappedStore(dataset, on_bad_image=self.on_bad_image)
+        store = WrappedStore(dataset, channels=self.convert_to, on_bad_image=self.on_bad_image)
         if self.in_memory is not True:
             return store
         decoded = store.to_memory()
@@ -206,7 +228,7 @@ class TwoViewDataModule(LightningDataModule):
         self.views = Views(self.view_list, size=size, mean=mean, std=std, compile=self.compile_views)
 
     def _normalization(self, store: ImageStore) -> tuple[Sequence[float], Sequence[float]]:
-        if isinstance(self.dataset, str) and self.dataset in NORMALIZATION:
+        if isinstance(self.dataset, str) and self.dataset in NORMALIZATION and store.channels == 3:
             return NORMALIZATION[self.dataset]
         if isinstance(store, MemoryStore):
             images = store.__getitems__(range(0, len(store), max(1, len(store) // 10_000))).images
@@ -227,6 +249,11 @@ class TwoViewDataModule(LightningDataModule):
         """Number of classes of the training images, None where they have no labels."""
         labels = self.stores["train"].labels
         return int(labels.max()) + 1 if len(labels) and int(labels.max()) >= 0 else None
+
+    @property
+    def predict_splits(self) -> tuple[Split, ...]:
+        """Splits of :meth:`predict_dataloader`, in order: without test where the data set has no test images."""
+        return ("train", "val", "test") if self.has_test_images else ("train", "val")
 
     # Loaders
 
@@ -254,7 +281,7 @@ class TwoViewDataModule(LightningDataModule):
         return self.clean_dataloader("test")
 
     def predict_dataloader(self) -> list[ResumableLoader]:
-        return [self.clean_dataloader(split) for split in ("train", "val", "test")]
+        return [self.clean_dataloader(split) for split in self.predict_splits]
 
     def clean_dataloader(self, split: Split, limit: int | None = None, make_views: bool = False) -> ResumableLoader:
         """Every image of a split once, in order, without augmentation; pass each batch to :meth:`to_batch`.

@@ -31,7 +31,9 @@ def match_channels(images: Tensor, channels: int | None) -> Tensor:
         if images.is_floating_point():
             return (images * luma / 65536).sum(-3, keepdim=True)
         return (((images * luma).sum(-3, keepdim=True) + 32768) >> 16).to(images.dtype)
-    raise UserError(f"images with {have} channels cannot become images with {channels}: set data.channels to {have}")
+    raise UserError(
+        f"images with {have} channels cannot become images with {channels}: data.channels converts 1 into 3 and back"
+    )
 
 
 def _converted(image: Image.Image, channels: int | None) -> Image.Image:

@@ -1,6 +1,8 @@
 """What every estimator asks of its input: errors name the argument, the value and the way out."""
 
 import math
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,8 @@ class UndefinedEstimate(ValueError):
 def tensor(z: Tensor, dtype: torch.dtype, name: str, axes: str) -> Tensor:
     """Return z cast to ``dtype`` once it is a finite floating-point tensor with the named axes, "N, d" for instance."""
     if not isinstance(z, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(z).__name__}: convert it with torch.as_tensor")
+        way_out = "convert it with torch.as_tensor" if hasattr(z, "__len__") else "this needs the samples themselves"
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(z).__name__}: {way_out}")
     if not z.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {z.dtype}: convert it with {name}.double()")
     if z.ndim != axes.count(",") + 1:
@@ -44,18 +47,31 @@ def paired(z1: Tensor, z2: Tensor, dtype: torch.dtype, *, same_width: bool = Tru
     return z1, z2
 
 
-def positive(name: str, value: float) -> float:
-    """Return value once it is a finite number above zero."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}: pass a positive {name}")
-    return float(value)
+def _plain(name: str, value: Any) -> Any:
+    """The Python number in a 0-d tensor, anything else as it is."""
+    if not isinstance(value, Tensor) or value.ndim:
+        return value
+    if value.requires_grad:
+        raise ValueError(f"{name} is a number here, through which no gradient flows: pass {name}.detach()")
+    return value.item()
 
 
-def at_least(name: str, value: int, minimum: int) -> int:
-    """Return value once it is an integer no smaller than ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+def positive(name: str, value: Any, *, or_zero: bool = False) -> float:
+    """Return value, a real number of any kind or a 0-d tensor, as a float once it is finite and above zero."""
+    number = _plain(name, value)
+    number = float(number) if isinstance(number, Real) else math.nan
+    if not (math.isfinite(number) and (number > 0 or (or_zero and number == 0))):
+        allowed = ">= 0" if or_zero else "above 0"
+        raise ValueError(f"{name} must be a finite number {allowed}, got {value!r}: pass a positive {name}")
+    return number
+
+
+def at_least(name: str, value: Any, minimum: int) -> int:
+    """Return value, an integer of any kind or a 0-d tensor of one, as an int once it is no smaller than ``minimum``."""
+    number = _plain(name, value)
+    if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}: pass {name}={minimum} or more")
-    return value
+    return int(number)
 
 
 def unit_rows(z: Tensor, name: str = "z") -> Tensor:
@@ -63,5 +79,5 @@ def unit_rows(z: Tensor, name: str = "z") -> Tensor:
     length = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
     if bool((length.detach() == 0).any()):
         zeros = int((length.detach() == 0).sum())
-        raise ValueError(f"{name} holds {zeros} rows of length 0, which have no direction: drop those samples")
+        raise UndefinedEstimate(f"{name} holds {zeros} rows of length 0, which have no direction: drop those samples")
     return z / length

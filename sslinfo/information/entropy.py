@@ -136,7 +136,6 @@ def pairwise_entropy_cap(n: int, d: int, variance: float) -> Tensor:
     >>> round(pairwise_entropy_cap(4096, 128, 1.0).item(), 1)
     189.9
     """
-    checks.at_least("n", n, 1)
-    checks.at_least("d", d, 1)
+    n, d = checks.at_least("n", n, 1), checks.at_least("d", d, 1)
     half = d / 2 * math.log(2 * math.pi * math.e * checks.positive("variance", variance))
     return torch.tensor(half + math.log(n), dtype=torch.float64)

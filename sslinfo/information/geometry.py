@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sslinfo.information import checks
 from sslinfo.information.checks import UndefinedEstimate
+from sslinfo.information.cholesky import covariance_half_logdet
 from sslinfo.information.kernel import kernel_logsumexp
 from sslinfo.information.moments import GroupedMoments, Moments, as_moments
 from sslinfo.information.spectrum import eigenvalues, exponential_entropy
@@ -18,7 +19,7 @@ def alignment(
     """Mean squared distance E ||z - z'||^2 of paired views z1, z2 (N, d), 0-d; or of joint ``Moments.of(z1, z2)``.
 
     ``normalize=True`` puts the rows on the unit sphere first, as published. 2 v d for z, z' = s + noise of variance v.
-    Raises ValueError for bad or mismatched input.
+    Raises ValueError for bad or mismatched input, UndefinedEstimate for N < 2 or rows of length 0 to be normalised.
     Source: Wang & Isola, arXiv:2005.10242, with exponent 2.
 
     >>> alignment(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 0.0], [0.0, 3.0]])).item()
@@ -27,9 +28,11 @@ def alignment(
     if isinstance(z1, Moments):
         if len(z1.sizes) != 2 or z1.sizes[0] != z1.sizes[1] or z2 is not None or normalize:
             raise ValueError(f"alignment takes joint Moments.of(z1, z2) alone, not normalised, got sizes {z1.sizes}")
-        second, d = as_moments(z1, dtype).second_moment(), z1.sizes[0]
-        cross = second[:d, d:].trace()
-        return (second.trace() - 2 * cross).clamp_min(0).to(dtype)
+        moments, d = as_moments(z1, dtype), z1.sizes[0]
+        covariance = moments.covariance(ddof=0)
+        spread = covariance.trace() - 2 * covariance[:d, d:].trace()
+        # Mean and spread apart: uncentred second moments would cancel at a large mean.
+        return ((moments.mean[:d] - moments.mean[d:]).square().sum() + spread.clamp_min(0)).to(dtype)
     if z2 is None:
         raise ValueError("z2 is missing: pass both views, or joint Moments.of(z1, z2)")
     z1, z2 = checks.paired(z1, z2, dtype)
@@ -44,25 +47,25 @@ def uniformity(z: Tensor, t: float = 2.0, normalize: bool = False, *, dtype: tor
     Published for rows on the unit sphere: pass such rows, or ``normalize=True``. The uniform sphere reads -3.9375 at
     d = 128, t = 2. O(N x block) memory forward and backward; differentiable.
 
-    Raises ValueError for t <= 0 or bad input, UndefinedEstimate for N < 2.
+    Raises ValueError for t <= 0 or bad input, UndefinedEstimate for N < 2 or rows of length 0 to be normalised.
     Source: Wang & Isola, arXiv:2005.10242.
 
     >>> round(uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).item(), 4)
     -8.0
     """
-    checks.positive("t", t)
+    t = checks.positive("t", t)
     z = checks.samples(z, dtype)
     if normalize:
         z = checks.unit_rows(z)
     n = len(z)
-    return kernel_logsumexp(z, float(t), leave_one_out=True).logsumexp(0) - math.log(n * (n - 1))
+    return kernel_logsumexp(z, t, leave_one_out=True).logsumexp(0) - math.log(n * (n - 1))
 
 
 def feature_std(z: Tensor | Moments, normalize: bool = True, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """Mean over the features of their standard deviation (divisor N - 1), rows of z (N, d) on the unit sphere, 0-d.
 
     1 / sqrt(d) for directions spread evenly, 0 at complete collapse; blind to dimensional collapse. Moments are taken
-    with ``normalize=False`` only. Raises ValueError for bad input, UndefinedEstimate for N < 2.
+    with ``normalize=False`` only. Raises ValueError for bad input, UndefinedEstimate for N < 2 or rows of length 0.
     Source: Chen & He (SimSiam), arXiv:2011.10566.
 
     >>> round(feature_std(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])).item(), 4)
@@ -95,8 +98,7 @@ def lidar(
     >>> round(lidar(image[:, None] + noise).item(), 4)
     1.0
     """
-    if not (math.isfinite(delta) and delta >= 0):
-        raise ValueError(f"delta must be a finite number >= 0, got {delta!r}")
+    delta = checks.positive("delta", delta, or_zero=True)
     if not isinstance(views, GroupedMoments):
         views = checks.tensor(views, dtype, "views", "n, q, d")
         n, q, d = views.shape
@@ -108,11 +110,11 @@ def lidar(
     within, between = views.within_covariance(), views.between().covariance()
     if debias:
         between = between - within * count.reciprocal().mean()
-    factor, info = torch.linalg.cholesky_ex(
-        within + delta * torch.eye(len(within), dtype=within.dtype, device=within.device)
-    )
-    if int(info):
+    noise = within + delta * torch.eye(len(within), dtype=within.dtype, device=within.device)
+    # A factorization may succeed on rounding alone: the pivots decide.
+    if bool(covariance_half_logdet(noise.detach(), views.mean.abs().amax(0)).isinf()):
         raise UndefinedEstimate(f"the covariance within images is singular at delta={delta}: raise delta")
+    factor = torch.linalg.cholesky(noise)
     half = torch.linalg.solve_triangular(factor, between, upper=False)
     ratio = torch.linalg.solve_triangular(factor, half.T, upper=False)
     values = eigenvalues((ratio + ratio.T) / 2)

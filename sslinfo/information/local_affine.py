@@ -58,9 +58,10 @@ def local_affine(f: Function, x: Tensor, *, dtype: torch.dtype = torch.float64) 
 
     d vector-Jacobian products or D Jacobian-vector products, whichever is fewer, in chunks, in the precision of x;
     the result is cast to ``dtype``. Exact for a linear network; for a piecewise-affine one it is the map of the piece
-    that x lies in. f treats samples independently: batch norm and dropout in eval mode. No gradient.
+    that x lies in. f treats samples independently: batch norm (with running statistics) and dropout in eval mode. No
+    gradient.
 
-    Raises ValueError for such layers in training mode, an output that is not (N, d), or bad input.
+    Raises ValueError for other such layers, an output that is not finite (N, d), or bad input.
     Source: arXiv:2303.00633, section on deterministic networks.
 
     >>> linear = torch.nn.Linear(3, 2).requires_grad_(False)
@@ -68,10 +69,9 @@ def local_affine(f: Function, x: Tensor, *, dtype: torch.dtype = torch.float64) 
     >>> local_affine(linear, torch.zeros(1, 3)).jacobian.tolist()
     [[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]
     """
-    _check_function(f, x)
+    f = _checked(f, x)
     mean, pull_back = torch.func.vjp(f, x)[:2]
-    if mean.ndim != 2 or len(mean) != len(x):
-        raise ValueError(f"f must map ({len(x)}, ...) to ({len(x)}, d), got {tuple(mean.shape)}: flatten its output")
+    _check_output(mean)
     n, d, inputs = len(x), mean.shape[1], x[0].numel()
     chunk = max(1, _PASS_ROWS // n)
     if d <= inputs:
@@ -82,6 +82,8 @@ def local_affine(f: Function, x: Tensor, *, dtype: torch.dtype = torch.float64) 
         directions = torch.eye(inputs).to(x).reshape(inputs, *x.shape[1:])
         columns = torch.func.vmap(lambda v: torch.func.jvp(f, (x,), (v.expand_as(x),))[1], chunk_size=chunk)(directions)
         jacobian = columns.permute(1, 2, 0)
+    if not bool(jacobian.isfinite().all()):
+        raise ValueError(f"the Jacobian of f holds {int((~jacobian.isfinite()).sum())} NaN or infinite values: move x")
     return LocalAffine(mean.to(dtype), jacobian.to(dtype))
 
 
@@ -106,7 +108,7 @@ def local_gaussian_entropy(
     >>> round(local_gaussian_entropy(halve, torch.zeros(1, 1), variance=4.0).item(), 4)
     1.4189
     """
-    checks.positive("variance", variance)
+    variance = checks.positive("variance", variance)
     jacobian = local_affine(f, x, dtype=torch.float64).jacobian
     d, inputs = jacobian.shape[1:]
     values = torch.linalg.svdvals(jacobian)
@@ -128,6 +130,8 @@ def affine_residual(
 
     Averaged over the samples of x (N, ...) and ``draws`` of e for each. 0 where the noise stays in one affine piece;
     the local log-determinant is off by about a nat near 0.6. +inf where J e = 0 and the output moves all the same.
+    f runs in the precision of x: where sigma is so small that its output moves by little more than rounding, rounding
+    is what is measured; pass f and x in float64 there.
 
     Raises ValueError for sigma <= 0 and as ``local_affine``.
     Source: derived.
@@ -136,16 +140,19 @@ def affine_residual(
     >>> round(residual.item(), 6)
     0.0
     """
-    checks.positive("sigma", sigma)
-    checks.at_least("draws", draws, 1)
-    _check_function(f, x)
-    generator = torch.Generator().manual_seed(seed)
+    sigma, draws = checks.positive("sigma", sigma), checks.at_least("draws", draws, 1)
+    generator = torch.Generator().manual_seed(checks.at_least("seed", seed, 0))
+    f = _checked(f, x)
     ratios = []
     for _ in range(draws):
-        noise = sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-        mean, linear = torch.func.jvp(f, (x,), (noise,))[:2]
-        error = torch.linalg.vector_norm((f(x + noise) - mean - linear).flatten(1).to(dtype), dim=1)
-        length = torch.linalg.vector_norm(linear.flatten(1).to(dtype), dim=1)
+        shifted = x + sigma * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        # The noise that x, rounded, really received.
+        mean, linear = torch.func.jvp(f, (x,), (shifted - x,))[:2]
+        moved, linear = f(shifted), linear.to(dtype)
+        _check_output(mean)
+        _check_output(moved)
+        error = torch.linalg.vector_norm(moved.to(dtype) - mean.to(dtype) - linear, dim=1)
+        length = torch.linalg.vector_norm(linear, dim=1)
         ratios.append(torch.where(error == 0, error, error / length))
     return torch.cat(ratios).mean()
 
@@ -165,29 +172,43 @@ def noise_normality(f: Function, x: Tensor, sigmas: Sequence[float], draws: int 
     >>> [bool(p > 0.001) for p in result.mean_pvalue]
     [True, False]
     """
+    if not hasattr(sigmas, "__len__") or getattr(sigmas, "ndim", 1) != 1:
+        raise ValueError(f"sigmas must be a sequence of numbers, got {sigmas!r}: pass [{sigmas!r}]")
     if len(sigmas) == 0:
         raise ValueError("sigmas is empty: pass at least one noise level")
-    for sigma in sigmas:
-        checks.positive("sigmas", sigma)
-    checks.at_least("draws", draws, 8)
-    _check_function(f, x)
-    generator = torch.Generator().manual_seed(seed)
+    sigmas = [checks.positive("sigmas", sigma) for sigma in sigmas]
+    draws = checks.at_least("draws", draws, 8)
+    generator = torch.Generator().manual_seed(checks.at_least("seed", seed, 0))
+    f = _checked(f, x)
     images = []
     for image in x:
         noise = torch.randn((draws, *image.shape), generator=generator, dtype=x.dtype).to(x.device)
         outputs = (torch.cat([f(image + sigma * part) for part in noise.split(_PASS_ROWS)]) for sigma in sigmas)
-        images.append([normality(z.flatten(1)) for z in outputs])
+        tests = []
+        for z in outputs:
+            _check_output(z)
+            tests.append(normality(z))
+        images.append(tests)
     stacked = [
         torch.stack([torch.stack([getattr(test, name) for test in tests]) for tests in images], dim=1)
         for name in ("pvalue", "skewness", "excess_kurtosis")
     ]
-    return NoiseNormality(torch.tensor(list(sigmas), dtype=torch.float64), *stacked)
+    return NoiseNormality(torch.tensor(sigmas, dtype=torch.float64), *stacked)
 
 
-def _check_function(f: Function, x: Tensor) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
-        shape = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x must be a floating-point tensor (N, ...) of at least one sample, got {shape}")
+def _check_output(z: Tensor) -> None:
+    if not bool(z.isfinite().all()):
+        raise ValueError(f"f returned {int((~z.isfinite()).sum())} NaN or infinite values: find where it diverges")
+
+
+def _checked(f: Function, x: Tensor) -> Function:
+    """f once it and x are fit for these estimates: with its output checked, and x safe from layers in place."""
+    if not isinstance(x, Tensor):
+        got = f"{type(x).__name__}: convert it with torch.as_tensor"
+        raise ValueError(f"x must be a floating-point tensor (N, ...) of at least one sample, got {got}")
+    if not x.is_floating_point() or x.ndim < 2 or len(x) == 0:
+        got = f"{x.dtype} {tuple(x.shape)}"
+        raise ValueError(f"x must be a floating-point tensor (N, ...) of at least one sample, got {got}")
     if not bool(x.isfinite().all()):
         raise ValueError(f"x holds {int((~x.isfinite()).sum())} NaN or infinite values: drop those samples")
     if isinstance(f, nn.Module):
@@ -195,3 +216,20 @@ def _check_function(f: Function, x: Tensor) -> None:
         training = [name for name, module in f.named_modules() if module.training and isinstance(module, mixing)]
         if training:
             raise ValueError(f"f has batch norm or dropout in training mode ({training[0]!r}): call f.eval() first")
+        batch = [
+            name for name, module in f.named_modules() if isinstance(module, mixing[0]) and module.running_mean is None
+        ]
+        if batch:
+            raise ValueError(
+                f"f has batch norm without running statistics, which takes statistics of the batch ({batch[0]!r}): "
+                "build it with track_running_stats=True"
+            )
+
+    def checked(x: Tensor) -> Tensor:
+        z = f(x.clone())
+        if z.ndim != 2 or len(z) != len(x):
+            got = f"({len(x)}, ...) to ({len(x)}, d), got {tuple(z.shape)}"
+            raise ValueError(f"f must map {got}: flatten its output")
+        return z
+
+    return checked

@@ -130,6 +130,13 @@ class Moments(CenteredSums):
         """Number of features, of all views together."""
         return self.mean.shape[-1]
 
+    def __add__(self, other: Self) -> Self:
+        if isinstance(other, Moments) and self.sizes != other.sizes:
+            raise ValueError(
+                f"moments of views of widths {self.sizes} and {other.sizes} do not merge: split all batches alike"
+            )
+        return super().__add__(other)
+
     def covariance(self, ddof: int = 1) -> Tensor:
         """Covariance (d, d) with divisor n - ddof; raises UndefinedEstimate when n <= ddof."""
         if self.n <= ddof:
@@ -173,7 +180,11 @@ class GroupedMoments(CenteredSums):
     def of(cls, z: Tensor, groups: Tensor, num_groups: int) -> Self:
         """Moments of z (N, d) in the groups (N,), integers from 0 to num_groups - 1; N may be 0."""
         z = checks.samples(z, torch.float64, minimum=0)
-        checks.at_least("num_groups", num_groups, 1)
+        num_groups = checks.at_least("num_groups", num_groups, 1)
+        if not isinstance(groups, Tensor):
+            raise TypeError(
+                f"groups must be a torch.Tensor, got {type(groups).__name__}: convert it with torch.as_tensor"
+            )
         if groups.shape != z.shape[:1] or groups.is_floating_point():
             raise ValueError(f"groups must be integers ({len(z)},), got {groups.dtype} {tuple(groups.shape)}")
         if len(z) and (int(groups.min()) < 0 or int(groups.max()) >= num_groups):

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from sslinfo.information import checks
 from sslinfo.information.checks import UndefinedEstimate
-from sslinfo.information.cholesky import covariance_half_logdet
 from sslinfo.information.entropy import gaussian_entropy, gaussian_logdet_bias, logdet_entropy, pairwise_entropy
 from sslinfo.information.geometry import alignment
 from sslinfo.information.moments import Moments, as_moments
 from sslinfo.information.vmf import vmf_entropy, vmf_log_normalizer
 from sslinfo.precision import full_precision
+
+# Rounding error of a correlation in float64, with room for the factorizations that follow.
+_ROUNDING = 16 * torch.finfo(torch.float64).eps
 
 _ENTROPIES: dict[str, Callable[..., Tensor]] = {
     "logdet": logdet_entropy,
@@ -49,8 +51,9 @@ def gaussian_mutual_information(
     rho are the canonical correlations. Assumes Gaussian data: neither bound for others, and above log N a statement of
     that assumption more than of the data. The plug-in value is off by tens of nats where 2d is near N;
     ``debias=True`` removes exactly that, b(d1) + b(d2) - b(d1 + d2) of ``gaussian_logdet_bias``, and may fall below 0.
-    Takes joint ``Moments.of(z1, z2)`` too. Constant or collinear features inside a view are left out; +inf where one
-    view determines a direction of the other. Differentiable.
+    Takes joint ``Moments.of(z1, z2)`` too. Inside a view, constant features are left out and, with features
+    standardised, directions with less than 4e-13 of the variance of the largest; +inf where one view determines a
+    direction of the other, to rounding error of the covariances. Differentiable.
 
     Raises UndefinedEstimate when N <= d1 + d2, ValueError for bad or mismatched input.
     Source: Hotelling 1936 (canonical correlations); bias derived.
@@ -74,42 +77,42 @@ def gaussian_mutual_information(
             f"gaussian_mutual_information needs N > d1 + d2, got N={n}, d1={sizes[0]}, d2={sizes[1]}: "
             "merge moments of more batches"
         )
-    halves = _half_logdets(joint.covariance(), joint.mean, sizes)
-    if any(bool(half.detach().isinf()) for half in halves[:2]):
-        bases = [_range_basis(joint.view(i)) for i in (0, 1)]
-        sizes = (bases[0].shape[1], bases[1].shape[1])
-        if 0 in sizes:
-            return joint.scatter.new_zeros((), dtype=dtype)
-        basis = torch.block_diag(*bases)
-        halves = _half_logdets(basis.T @ joint.covariance() @ basis, joint.mean @ basis, sizes)
-    first, second, both = halves
-    value = first + second - both
+    (basis1, values1), (basis2, values2) = (_whitening(joint.view(i)) for i in (0, 1))
+    d1, d2 = len(values1), len(values2)
+    if not d1 or not d2:
+        return joint.scatter.new_zeros((), dtype=dtype)
+    basis = torch.block_diag(basis1, basis2)
+    white = basis.T @ joint.covariance() @ basis
+    # The bases carry no gradient and are white to rounding error only: the factors of the two blocks correct both.
+    factor1, factor2 = torch.linalg.cholesky(white[:d1, :d1]), torch.linalg.cholesky(white[d1:, d1:])
+    half = torch.linalg.solve_triangular(factor1, white[:d1, d1:], upper=False)
+    cross = torch.linalg.solve_triangular(factor2, half.T, upper=False).T
+    left, rho, right = torch.linalg.svd(cross, full_matrices=False)
+    # A canonical variate is a combination of standardised features, which multiplies their rounding by its own squared
+    # length: 1 - rho^2 below that is zero.
+    length = (left.detach().square() / values1[:, None]).sum(0) + (right.detach().square() / values2).sum(1)
+    if bool((1 - rho.detach().square() <= _ROUNDING * length).any()):
+        return joint.scatter.new_full((), torch.inf, dtype=dtype)
+    value = -torch.log1p(-rho.square()).sum() / 2
     if debias:
         freedom = n - 1
-        marginals = gaussian_logdet_bias(sizes[0], freedom) + gaussian_logdet_bias(sizes[1], freedom)
-        value = value - (marginals - gaussian_logdet_bias(sum(sizes), freedom))
+        marginals = gaussian_logdet_bias(d1, freedom) + gaussian_logdet_bias(d2, freedom)
+        value = value - (marginals - gaussian_logdet_bias(d1 + d2, freedom))
     return value.to(dtype)
 
 
-def _half_logdets(covariance: Tensor, mean: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    d = sizes[0]
-    return (
-        covariance_half_logdet(covariance[:d, :d], mean[:d]),
-        covariance_half_logdet(covariance[d:, d:], mean[d:]),
-        covariance_half_logdet(covariance, mean),
-    )
-
-
 @torch.no_grad()
-def _range_basis(view: Moments) -> Tensor:
-    """Whitening map (d, rank) onto the directions in which the view varies beyond rounding error."""
+def _whitening(view: Moments) -> tuple[Tensor, Tensor]:
+    """Whitening map (d, rank) onto the directions that rounding leaves, and their variance (rank,) of correlation."""
     covariance = view.covariance()
-    eps = torch.finfo(covariance.dtype).eps
+    eps = torch.finfo(torch.float64).eps
     variance = covariance.diagonal()
     inverse_scale = torch.where(variance > (64 * eps * view.mean).square(), variance.rsqrt(), 0.0)
     values, vectors = torch.linalg.eigh(covariance * torch.outer(inverse_scale, inverse_scale))
-    kept = values > 4 * len(values) * eps
-    return inverse_scale[:, None] * vectors[:, kept] / values[kept].sqrt()
+    # A hundred times rounding error: what is kept is known to a hundredth or better.
+    kept = values > 100 * _ROUNDING * values[-1]
+    values, vectors = values[kept], vectors[:, kept]
+    return inverse_scale[:, None] * vectors / values.sqrt(), values
 
 
 def infonce(
@@ -121,14 +124,15 @@ def infonce(
     among the N rows of z2. In expectation below the truth and never above log N, with any critic: ``saturated`` says
     that the value is past 95% of it, where it no longer measures the information. O(N^2) memory. Differentiable.
 
-    Raises ValueError for temperature <= 0 or bad or mismatched input, UndefinedEstimate for N < 2.
+    Raises ValueError for temperature <= 0 or bad or mismatched input, UndefinedEstimate for N < 2 or rows of length 0
+    to be normalised.
     Source: van den Oord et al., arXiv:1807.03748; the bound: Poole et al., arXiv:1905.06922.
 
     >>> result = infonce(torch.eye(4), torch.eye(4), temperature=0.1)
     >>> round(result.value.item(), 4), round(result.ceiling.item(), 4), result.saturated
     (1.3862, 1.3863, True)
     """
-    checks.positive("temperature", temperature)
+    temperature = checks.positive("temperature", temperature)
     z1, z2 = checks.paired(z1, z2, dtype)
     if normalize:
         z1, z2 = checks.unit_rows(z1, "z1"), checks.unit_rows(z2, "z2")
@@ -163,7 +167,8 @@ def view_information(
     ``logdet`` and ``gaussian`` take joint ``Moments.of(z1, z2)`` too.
 
     Raises ValueError for an unknown entropy, a missing variance or concentration, a decoder variance where the entropy
-    sets it, bad or mismatched input; UndefinedEstimate as the entropy does.
+    sets it, bad or mismatched input; UndefinedEstimate as the entropy does, and where -inf meets +inf: a Gaussian
+    entropy of singular views without a difference.
     Source: arXiv:2303.00633; form with noise in both halves derived.
 
     >>> z1 = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
@@ -198,7 +203,10 @@ def view_information(
     elif decoder_variance is None:
         conditional = -d / 2 * (2 * math.pi * math.e * error / d).log()
     else:
-        checks.positive("decoder_variance", decoder_variance)
+        decoder_variance = checks.positive("decoder_variance", decoder_variance)
         conditional = -d / 2 * math.log(2 * math.pi * decoder_variance) - error / (2 * decoder_variance)
     half = torch.stack([_ENTROPIES[entropy](z, dtype=dtype, **options) for z in views]).mean()
-    return ViewInformation(half, conditional, half + conditional, is_bound)
+    total = half + conditional
+    if bool(total.detach().isnan()):
+        raise UndefinedEstimate("the views are singular and show no difference: -inf + inf is no information")
+    return ViewInformation(half, conditional, total, is_bound)

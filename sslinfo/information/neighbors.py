@@ -26,7 +26,7 @@ def knn_entropy(z: Tensor, k: int = 3, *, dtype: torch.dtype = torch.float64) ->
     >>> round(knn_entropy(torch.tensor([[0.0], [1.0], [2.0]]), k=1).item(), 4)
     2.1931
     """
-    checks.at_least("k", k, 1)
+    k = checks.at_least("k", k, 1)
     z = checks.samples(z, dtype)
     n, d = z.shape
     if d > _LARGEST_DIMENSION:

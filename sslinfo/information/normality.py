@@ -154,7 +154,7 @@ class CharacteristicSums:
     @classmethod
     def of(cls, z: Tensor, slices: int = 256, seed: int = 0, *, dtype: torch.dtype = torch.float64) -> Self:
         """Sums of z (N, d), each (slices, knots); N may be 0. Differentiable."""
-        checks.at_least("slices", slices, 1)
+        slices, seed = checks.at_least("slices", slices, 1), checks.at_least("seed", seed, 0)
         z = checks.samples(z, dtype, minimum=0)
         d = z.shape[1]
         generator = torch.Generator().manual_seed(seed)
@@ -183,15 +183,15 @@ def epps_pulley(
 ) -> Tensor:
     """Epps-Pulley distance of z (N, d) from the standard normal N(0, I), mean over random unit slices, 0-d, >= 0.
 
-    N int |phi_N(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt on [-3, 3], phi_N the characteristic function of a slice, by the
-    trapezoid on 17 knots of [0, 3], doubled: the statistic of SIGReg. Under N(0, I) its mean is 1.0525 and 95% of
-    single slices lie below about 2.94. Mean and scale count: standardise z first to test the shape alone.
+    N int |phi_N(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt on [-3, 3], phi_N the characteristic function of a slice, taken
+    as the trapezoid on 17 knots of [0, 3], doubled: the statistic of SIGReg. Under N(0, I) its mean is 1.0525 and 95%
+    of single slices lie below about 2.94. Mean and scale count: standardise z first to test the shape alone.
     ``CharacteristicSums`` are accepted, and bring their own slices. Differentiable.
 
     Raises UndefinedEstimate for N < 2, ValueError for bad input.
     Source: Epps & Pulley 1983; Balestriero & LeCun, arXiv:2511.08544.
 
-    >>> round(epps_pulley(torch.zeros(4, 2)).item(), 4)  # 4 int (1 - exp(-t^2 / 2))^2 exp(-t^2 / 2) dt
+    >>> round(epps_pulley(torch.zeros(4, 2)).item(), 4)  # the trapezoid of 4 (1 - exp(-t^2 / 2))^2 exp(-t^2 / 2)
     1.6082
     """
     sums = (

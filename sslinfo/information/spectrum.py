@@ -98,13 +98,13 @@ def rankme(z: Tensor | Moments, eps: float = 1e-7, *, dtype: torch.dtype = torch
     As published: a shift of the mean alone moves it. The ceiling is min(N, d). Samples go through a singular value
     decomposition, moments through eigenvalues, which resolve singular values only down to 1e-8 of the largest.
 
-    Raises ValueError for eps <= 0, bad input, or z = 0.
+    Raises ValueError for eps <= 0 or bad input, UndefinedEstimate for N < 2 or z = 0.
     Source: Garrido et al., arXiv:2210.02885.
 
     >>> round(rankme(torch.eye(4)).item(), 4)
     4.0
     """
-    checks.positive("eps", eps)
+    eps = checks.positive("eps", eps)
     if isinstance(z, Moments):
         moments = as_moments(z, dtype)
         values = eigenvalues(moments.second_moment()).sqrt()[: rank_ceiling(moments.n, moments.d, centered=False)]
@@ -159,7 +159,8 @@ def spectral_decay(
     Fitted over i = start..stop, cut to the eigenvalues above rounding error; the range used is returned. Read the
     exponent only with an R^2 near 1.
 
-    Raises UndefinedEstimate when fewer than 3 eigenvalues are left in the range, else as ``covariance_spectrum``.
+    Raises UndefinedEstimate when fewer than 3 eigenvalues are left in the range, ValueError for start < 1 or
+    stop < start + 2, else as ``covariance_spectrum``.
     Source: Agrawal et al., alpha-ReQ, NeurIPS 2022.
 
     >>> z = torch.diag(torch.arange(1.0, 41.0) ** -0.5)  # lambda_i near 1 / i
@@ -167,7 +168,8 @@ def spectral_decay(
     >>> round(decay.exponent.item(), 6), round(decay.r2.item(), 6), decay.stop
     (1.0, 1.0, 40)
     """
-    checks.at_least("start", start, 1)
+    start = checks.at_least("start", start, 1)
+    stop = checks.at_least("stop", stop, start + 2)
     matrix, n, d = _smaller_covariance(z, dtype)
     values = eigenvalues(matrix)
     floor = len(values) * torch.finfo(values.dtype).eps * float(values.detach()[0])

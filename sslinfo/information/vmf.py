@@ -33,7 +33,7 @@ def vmf_log_normalizer(d: int, concentration: float) -> float:
     >>> round(vmf_log_normalizer(3, 2.0), 6)  # log k / (4 pi sinh k)
     -3.126244
     """
-    checks.at_least("d", d, 2)
+    d = checks.at_least("d", d, 2)
     k = checks.positive("concentration", concentration)
     order = d / 2 - 1
     return order * math.log(k) - d / 2 * math.log(2 * math.pi) - log_bessel_i(order, k)
@@ -49,13 +49,14 @@ def vmf_entropy(
     log N - log C_d(k) - k and bounds nothing; without (``leave_one_out``) it is biased high. The uniform sphere has
     log(2 pi^(d/2) / Gamma(d/2)). O(N x block) memory forward and backward; differentiable.
 
-    Raises ValueError for concentration <= 0, d < 2, rows of length 0 or bad input, UndefinedEstimate for N < 2.
+    Raises ValueError for concentration <= 0, d < 2 or bad input, UndefinedEstimate for N < 2 or rows of length 0.
     Source: arXiv:2303.00633 for its part in SimCLR; derived.
 
     >>> z = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     >>> round(vmf_entropy(z, 2.0).item(), 6)  # -log C_3(2) - 2
     1.126244
     """
+    concentration = checks.positive("concentration", concentration)
     z = checks.unit_rows(checks.samples(z, dtype))
     n, d = z.shape
     log_normalizer = vmf_log_normalizer(d, concentration)

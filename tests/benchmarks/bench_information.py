@@ -2,7 +2,7 @@
 
 Run ``python tests/benchmarks/bench_information.py [part of a name]``. Each line is measured in a process of its own, on
 one thread and by processor time, so that other work on the machine matters little: the estimator and its yardstick in
-turns, compared by the fastest of each.
+turns, compared by the fastest of each. Exits with 1 where a ratio or a memory is over its allowance.
 """
 
 import multiprocessing
@@ -112,14 +112,18 @@ def main() -> None:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     print(f"{'':64s}{'yardstick':>11s}{'ratio':>8s}{'allowed':>9s}{'memory':>10s}")
     context = multiprocessing.get_context("spawn")
+    over_allowance = 0
     for function, arguments in CASES:
         if wanted not in function.__name__:
             continue
         with context.Pool(1) as pool:
             line = pool.apply(function, arguments)
         over = line.ratio > line.allowed or line.megabytes > 1024
+        over_allowance += over
         figures = f"{line.yardstick:9.3f} s{line.ratio:8.2f}{line.allowed:9.1f}{line.megabytes:7.0f} MB"
         print(f"{line.name:64s}{figures}{'  over' if over else ''}", flush=True)
+    if over_allowance:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

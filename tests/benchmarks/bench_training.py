@@ -26,7 +26,7 @@ from sslinfo.data import TwoViewDataModule
 from sslinfo.objectives import LogDet, VICReg
 from sslinfo.optim import OptimizerConfig, build_optimizer
 
-BATCH, WARM_UP, STEPS, TURNS = 256, 5, 40, 5
+BATCH, WARM_UP, STEPS, TURNS = 256, 3, 15, 10
 
 
 class StepTimer(Callback):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -42,14 +41,33 @@ def knn(model: JointEmbedding, data: TwoViewDataModule) -> float:
 
 @torch.no_grad()
 def calibrate(model: JointEmbedding, data: TwoViewDataModule, batches: int = 40) -> None:
-    """Batch-norm statistics of an untrained backbone: the average over clean training batches."""
+    """Batch-norm statistics of an untrained backbone: the average over clean training batches of mixed classes."""
     for module in model.backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None
     model.backbone.train()
-    for raw, _ in zip(data.clean_dataloader("train"), range(batches), strict=False):
-        model.backbone(data.to_batch(raw)["clean"])
+    for raw, _ in zip(data.train_dataloader(), range(batches), strict=False):
+        model.backbone(data.views.clean(raw["images"]))
+
+
+def options(name: str, seed: int, arguments: argparse.Namespace) -> list[str]:
+    """Command line of one run: the recipe under the overlay, quiet, writing nothing."""
+    given = {
+        "-c": CONFIGS / "trainer" / "cpu5min.yaml",
+        "--seed_everything": seed,
+        "--data.dataset": "imagefolder",
+        "--data.root": arguments.root,
+        "--data.download": "false",
+        "--data.mean": "[0.4914,0.4822,0.4465]",
+        "--data.std": "[0.2470,0.2435,0.2616]",
+        "--trainer.callbacks": "[]",
+        "--trainer.limit_val_batches": 0,
+        **dict.fromkeys(QUIET, "false"),
+        **({"--trainer.max_steps": arguments.steps} if arguments.steps else {}),
+    }
+    recipe = CONFIGS / "cifar10" / f"{RECIPES[name]}.yaml"
+    return ["-c", str(recipe), *(str(word) for option in given.items() for word in option)]
 
 
 def main() -> None:
@@ -58,7 +76,7 @@ def main() -> None:
         "--root", default=os.environ.get("SSLINFO_CIFAR10"), required="SSLINFO_CIFAR10" not in os.environ
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--entropies", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--entropies", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--steps", type=int, help="in place of the overlay's")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -67,32 +85,14 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     scores: dict[str, list[float]] = {}
     for seed in arguments.seeds:
+        untrained = sslinfo(["validate", *options("LogDet", seed, arguments)])  # of no batches: as `fit` would start it
+        calibrate(untrained.model, untrained.datamodule)
+        scores.setdefault("untrained", []).append(knn(untrained.model, untrained.datamodule))
+        print(f"seed {seed}  untrained            k-NN {scores['untrained'][-1]:.2f} %", flush=True)
         for name in arguments.entropies:
-            with tempfile.TemporaryDirectory() as folder:
-                options = {
-                    "-c": CONFIGS / "trainer" / "cpu5min.yaml",
-                    "--seed_everything": seed,
-                    "--data.dataset": "imagefolder",
-                    "--data.root": arguments.root,
-                    "--data.download": "false",
-                    "--data.mean": "[0.4914,0.4822,0.4465]",
-                    "--data.std": "[0.2470,0.2435,0.2616]",
-                    "--trainer.default_root_dir": folder,
-                    "--trainer.callbacks": "[]",
-                    "--trainer.limit_val_batches": 0,
-                    **dict.fromkeys(QUIET, "false"),
-                    **({"--trainer.max_steps": arguments.steps} if arguments.steps else {}),
-                }
-                args = ["-c", str(CONFIGS / "cifar10" / f"{RECIPES[name]}.yaml")]
-                args += [str(word) for option in options.items() for word in option]
-                start = time.perf_counter()
-                cli = sslinfo(["fit", *args])
-                seconds = time.perf_counter() - start
-                if name == arguments.entropies[0]:
-                    untrained = sslinfo(["validate", *args])  # of no batches: the model as `fit` would start it
-                    calibrate(untrained.model, cli.datamodule)
-                    scores.setdefault("untrained", []).append(knn(untrained.model, cli.datamodule))
-                    print(f"seed {seed}  untrained            k-NN {scores['untrained'][-1]:.2f} %", flush=True)
+            start = time.perf_counter()
+            cli = sslinfo(["fit", *options(name, seed, arguments)])
+            seconds = time.perf_counter() - start
             scores.setdefault(name, []).append(knn(cli.model, cli.datamodule))
             gain = scores[name][-1] - scores["untrained"][-1]
             print(f"seed {seed}  {name:20s} k-NN {scores[name][-1]:.2f} %  ({gain:+.2f})  {seconds:.0f} s", flush=True)

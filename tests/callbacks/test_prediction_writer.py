@@ -13,9 +13,11 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from sslinfo.callbacks import PredictionWriter
 from sslinfo.data import TwoViewDataModule
+from sslinfo.errors import UserError
 from sslinfo.objectives import VICReg
 
 
@@ -53,16 +55,21 @@ class Pixels(nn.Module):
         return self.training_only(self.scale * images.flatten(1))
 
 
+QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
 def predict(path: str, place: tuple[int, int] | None = None) -> None:
+    run(path, TwoViewDataModule("digits", batch_size=100, mean=[0.0], std=[1.0], val_fraction=0.2), place)
+
+
+def run(path: str, data: TwoViewDataModule, place: tuple[int, int] | None = None) -> None:
     torch.set_num_threads(1)
     model = VICReg(backbone=Pixels(), in_channels=1, projector=[8])
-    data = TwoViewDataModule("digits", batch_size=100, mean=[0.0], std=[1.0], val_fraction=0.2)
     options: dict[str, Any] = {"devices": 1}
     if place is not None:
         strategy = DDPStrategy(cluster_environment=Pool(*place), process_group_backend="gloo")
         options = {"devices": place[1], "strategy": strategy}
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", callbacks=[PredictionWriter(path)], **quiet, **options)
+    trainer = Trainer(accelerator="cpu", callbacks=[PredictionWriter(path)], **QUIET, **options)
     trainer.predict(model, data, return_predictions=False)
 
 
@@ -74,22 +81,59 @@ def check(path: Path) -> None:
     found = np.load(path)
     digits = load_digits()
     parts = []
-    for split in ("train", "val", "test"):
+    # The digits have no test images.
+    assert sorted(found) == [f"{s}_{n}" for s in ("train", "val") for n in ("index", "label", "representation")]
+    for split in ("train", "val"):
         index = found[f"{split}_index"]
         parts.append(index)
         assert np.all(np.diff(index) > 0)
         assert np.array_equal(found[f"{split}_label"], digits.target[index])
         expected = 2 * np.round(digits.images[index] * 255 / 16) / 255
         np.testing.assert_allclose(found[f"{split}_representation"], expected.reshape(-1, 64), atol=1e-6)
-    assert np.array_equal(np.sort(np.concatenate(parts[:2])), np.arange(1797))
-    assert np.array_equal(parts[1], parts[2])  # no test images: the validation ones
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(1797))
 
 
 def test_rows_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "features.npz"
     predict(str(path))
     check(path)
-    assert f"wrote {path}: train (1438, 64), val (359, 64), test (359, 64)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"wrote {path}: train (1438, 64), val (359, 64)\n" in printed
+    assert printed.count("note: the data set has no test images: the test split is left out") == 1
+
+
+class Constant(Dataset):
+    """Images of one value, which is their label too."""
+
+    def __init__(self, values: range) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, item: int) -> tuple[torch.Tensor, int]:
+        return torch.full((1, 8, 8), self.values[item], dtype=torch.uint8), self.values[item]
+
+
+def test_test_images_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = TwoViewDataModule(
+        Constant(range(20)), batch_size=8, test_dataset=Constant(range(100, 113)), mean=[0.0], std=[1.0]
+    )
+    run(str(tmp_path / "features.npz"), data)
+    found = np.load(tmp_path / "features.npz")
+    assert len(found) == 9
+    assert np.array_equal(found["test_index"], np.arange(13))
+    assert np.array_equal(found["test_label"], np.arange(100, 113))
+    expected = np.repeat(2 * np.arange(100, 113)[:, None] / 255, 64, axis=1)
+    np.testing.assert_allclose(found["test_representation"], expected, atol=1e-6)
+    assert "no test images" not in capsys.readouterr().out
+
+
+def test_splits_come_from_the_data_module(tmp_path: Path) -> None:
+    model = VICReg(backbone=Pixels(), in_channels=1, projector=[8])
+    trainer = Trainer(accelerator="cpu", callbacks=[PredictionWriter(tmp_path / "features.npz")], **QUIET)
+    with pytest.raises(UserError, match=r"pass predict\(datamodule=\.\.\.\)"):
+        trainer.predict(model, DataLoader(Constant(range(4))))
 
 
 # 1438 and 359 images are no multiple of 2 x 100 or 3 x 100: the last batches are filled up with repeats.

@@ -107,6 +107,27 @@ def test_no_held_out_part(tmp_path: Path) -> None:
         ready(val_fraction=0.0)
 
 
+def test_missing_test_images_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "the data set has no test images: the validation images stand in"
+    data = ready()
+    assert note not in capsys.readouterr().out
+    for _ in range(2):
+        data.setup("test")
+    assert capsys.readouterr().out.count(note) == 1
+    assert torch.equal(indices(data, "test"), indices(data, "val"))
+    assert data.predict_splits == ("train", "val")
+    assert len(data.predict_dataloader()) == 2
+
+
+def test_test_images_need_no_word(capsys: pytest.CaptureFixture[str]) -> None:
+    data = ready(Items(), batch_size=9, test_dataset=Items())
+    data.setup("test")
+    data.setup("predict")
+    assert "no test images" not in capsys.readouterr().out
+    assert data.predict_splits == ("train", "val", "test")
+    assert len(data.predict_dataloader()) == 3
+
+
 def test_split_without_labels_and_with_one_image_a_class(tmp_path: Path) -> None:
     class Unlabelled(Items):
         def __getitem__(self, item: int) -> Tensor:  # type: ignore[override]
@@ -316,6 +337,22 @@ def test_map_style_data_set_of_the_user() -> None:
     assert "dataset" not in data.hparams
 
 
+def test_data_set_of_the_user_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No class of torch is inherited, so that the command line hands the path over as a string."""
+    (tmp_path / "users_images.py").write_text(
+        "import numpy as np\n"
+        "class Images:\n"
+        "    def __len__(self): return 20\n"
+        "    def __getitem__(self, i): return np.full((8, 8), 10 * i, dtype=np.uint8), i % 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    data = ready("users_images.Images", batch_size=5, mean=[0.0], std=[1.0])
+    assert data.hparams["dataset"] == "users_images.Images"
+    batch = data.to_batch(next(iter(data.val_dataloader())))
+    assert torch.equal(batch["label"], batch["index"] % 2)
+    torch.testing.assert_close(batch["clean"][:, 0, 3, 4], 10 * batch["index"] / 255)
+
+
 def test_data_set_of_torchvision() -> None:
     fakes = FakeData(size=24, image_size=(3, 16, 16), num_classes=2)
     data = ready(fakes, batch_size=5)
@@ -340,6 +377,34 @@ def test_images_of_many_sizes(tmp_path: Path, num_workers: int) -> None:
     assert {tuple(view.shape) for batch in seen.train for view in batch["views"]} == {(4, 3, 16, 16)}
     assert sum(int(batch["keep"].sum()) for batch in seen.val) == 6
     assert "probe/knn_top1" in fit.callback_metrics
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_folder_of_grey_images_trains_on_one_channel(tmp_path: Path, in_memory: bool) -> None:
+    write_imagefolder(tmp_path, splits=("train",), channels=1)
+    data = TwoViewDataModule("imagefolder", root=str(tmp_path), batch_size=4, channels=1, in_memory=in_memory)
+    seen = Batches()
+    fit = trainer(callbacks=[seen])
+    fit.fit(small_model(1), data)
+    assert torch.isfinite(fit.callback_metrics["train/loss"])
+    assert data.channels == data.hparams["channels"] == 1
+    assert {tuple(view.shape) for batch in seen.train for view in batch["views"]} == {(4, 1, 32, 32)}
+    (mean,), (std,) = data.views.mean, data.views.std
+    clean = torch.cat([batch["clean"][batch["keep"]] for batch in seen.val])
+    index = torch.cat([batch["index"][batch["keep"]] for batch in seen.val])
+    files = sorted((tmp_path / "train").rglob("*.png"))
+    for image, row in zip(clean, index.tolist(), strict=True):
+        pixels = torch.from_numpy(np.asarray(Image.open(files[row])) / 255)
+        torch.testing.assert_close(image[0].double(), (pixels - mean) / std, rtol=0, atol=1e-5)
+
+
+def test_channels_of_other_data_sets(tmp_path: Path) -> None:
+    write_cifar(tmp_path)
+    assert ready("cifar10", root=str(tmp_path), batch_size=4, channels=1).channels == 1
+    assert ready(channels=3).channels == 3
+    assert ready(Items(), batch_size=4, channels=1).channels == 1
+    with pytest.raises(UserError, match=r"data\.channels must be 1, 3 or null, got 2"):
+        TwoViewDataModule(Items(), channels=2)
 
 
 def test_flat_folder_trains_without_probes_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,13 @@
 """What every estimator owes its caller: errors that name the fault, low precision, and invariances."""
 
+import contextlib
+import fractions
+import inspect
 import math
+import os
+import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -48,6 +54,18 @@ TWO_VIEWS = {
     "alignment": info.alignment,
     "alignment_normalized": lambda a, b: info.alignment(a, b, normalize=True),
 }
+# The same from state that merges; and LiDAR, whose 40 rows are 10 images of 4 views.
+STATE = {
+    "mutual_information": lambda a, b: info.gaussian_mutual_information(info.Moments.of(a, b)),
+    "alignment": lambda a, b: info.alignment(info.Moments.of(a, b)),
+    "view_logdet": lambda a, b: info.view_information(info.Moments.of(a, b)).total,
+    "view_gaussian": lambda a, b: info.view_information(info.Moments.of(a, b), entropy="gaussian").total,
+}
+LIDAR = {
+    "lidar": lambda z: info.lidar(z.reshape(10, 4, 4)),
+    "lidar_debiased": lambda z: info.lidar(z.reshape(10, 4, 4), debias=True),
+}
+PAIRED_TRANSLATION = {"mutual_information", "view_logdet", "view_gaussian", "view_pairwise", "alignment"}
 TRANSLATION = {
     "gaussian", "gaussian_debiased", "logdet", "pairwise_lower", "pairwise_upper", "pairwise_loo", "renyi_rbf", "knn",
     "spectrum", "effective_rank", "participation", "participation_debiased", "stable_rank", "decay", "hadamard",
@@ -74,17 +92,33 @@ def close(value, expected):
 
 def test_every_estimator_is_covered():
     """A new public function of samples joins these tables."""
-    other = {
-        "affine_residual", "benjamini_hochberg", "gaussian_logdet_bias", "lidar", "local_affine", "noise_normality",
+    not_of_samples = {
+        "affine_residual", "benjamini_hochberg", "gaussian_logdet_bias", "local_affine", "noise_normality",
         "local_gaussian_entropy", "pairwise_entropy_cap", "rank_ceiling", "renyi_ceiling", "vmf_log_normalizer",
     }  # fmt: skip
-    functions = {name for name in info.__all__ if name[0].islower() and "bound" not in name} - other
-    assert functions == {
-        "alignment", "covariance_spectrum", "effective_rank", "epps_pulley", "feature_std", "gaussian_entropy",
-        "gaussian_mutual_information", "hadamard_gap", "infonce", "knn_entropy", "logdet_entropy", "normality",
-        "pairwise_entropy", "participation_ratio", "rankme", "renyi_entropy", "spectral_decay", "stable_rank",
-        "uniformity", "view_information", "vmf_entropy",
-    }  # fmt: skip
+    package = os.path.dirname(info.__file__)
+    called = set()
+
+    def note(frame, event, _):
+        """Note a call made from this file, or through a decorator, not one that the package makes of itself."""
+        caller = frame.f_back
+        while caller and not caller.f_code.co_filename.startswith((package, __file__)):
+            caller = caller.f_back
+        if event == "call" and caller and caller.f_code.co_filename == __file__:
+            called.add(frame.f_code)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        for entry in (*ONE_VIEW.values(), *LIDAR.values()):
+            entry(data())
+        for entry in TWO_VIEWS.values():
+            entry(data(0), data(7))
+    finally:
+        sys.setprofile(before)
+    functions = {name: getattr(info, name) for name in info.__all__ if inspect.isfunction(getattr(info, name))}
+    missing = {name for name, function in functions.items() if inspect.unwrap(function).__code__ not in called}
+    assert missing == not_of_samples
 
 
 @pytest.mark.parametrize("name", ONE_VIEW)
@@ -149,6 +183,13 @@ def test_anything_but_a_tensor_is_a_type_error(name):
         (lambda z: info.spectral_decay(z, start=0), "start"),
         (lambda z: info.pairwise_entropy_cap(0, 1, 1.0), "n must be an integer >= 1, got 0"),
         (lambda z: info.epps_pulley(z, slices=0), "slices"),
+        (lambda z: info.spectral_decay(z, start=1, stop=50.5), "stop must be an integer >= 3, got 50.5"),
+        (lambda z: info.epps_pulley(z, seed=1.5), "seed must be an integer >= 0, got 1.5"),
+        (lambda z: info.pairwise_entropy(z, torch.tensor(0.5, requires_grad=True)), "variance.*detach"),
+        (lambda z: info.pairwise_entropy(z, "0.5"), "variance must be a finite number above 0, got '0.5'"),
+        (lambda z: info.pairwise_entropy(z, torch.ones(2)), "variance must be a finite number above 0, got"),
+        (lambda z: info.knn_entropy(z, k=True), "k must be an integer >= 1, got True"),
+        (lambda z: info.knn_entropy(z, k=torch.tensor(2.0)), "k must be an integer >= 1, got"),
         (lambda z: info.gaussian_entropy(info.Moments.of(z[:1])), "n=1"),
         (lambda z: info.alignment(info.Moments.of(z)), "joint"),
     ],
@@ -158,13 +199,91 @@ def test_bad_settings_are_named(call, match):
         call(data())
 
 
-@pytest.mark.parametrize("name", ONE_VIEW)
+@pytest.mark.parametrize("kind", [np.float32, np.float64, torch.tensor, fractions.Fraction])
+def test_settings_may_be_real_numbers_of_any_kind(kind):
+    z = data()
+    half, two = kind(0.5), kind(2.0)
+    calls = [
+        (info.logdet_entropy, "beta"), (info.pairwise_entropy, "variance"), (info.vmf_entropy, "concentration"),
+        (info.renyi_entropy, "bandwidth"), (info.renyi_entropy, "alpha"), (info.uniformity, "t"),
+        (info.rankme, "eps"),
+    ]  # fmt: skip
+    for function, name in calls:
+        for number, plain in ((half, 0.5), (two, 2.0)):
+            close(function(z, **{name: number}), function(z, **{name: plain}))
+    close(info.infonce(z, z, half).value, info.infonce(z, z, 0.5).value)
+    close(info.lidar(z.reshape(10, 4, 4), half), info.lidar(z.reshape(10, 4, 4), 0.5))
+    for entropy, options in (("logdet", {}), ("pairwise", {"variance": half}), ("vmf", {"concentration": half})):
+        plain = dict.fromkeys(options, 0.5)
+        close(
+            info.view_information(z, z + 1, entropy, **options).total,
+            info.view_information(z, z + 1, entropy, **plain).total,
+        )
+    close(
+        info.view_information(z, z + 1, decoder_variance=half).total,
+        info.view_information(z, z + 1, decoder_variance=0.5).total,
+    )
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, torch.tensor])
+def test_counts_may_be_integers_of_any_kind(kind):
+    z = data()
+    close(info.knn_entropy(z, kind(3)), info.knn_entropy(z, 3))
+    close(info.epps_pulley(z, kind(4), kind(9)), info.epps_pulley(z, 4, 9))
+    close(info.spectral_decay(z, kind(1), kind(4)).exponent, info.spectral_decay(z, 1, 4).exponent)
+
+
+@pytest.mark.parametrize("name", [*ONE_VIEW, *LIDAR])
+@pytest.mark.parametrize("fill", [0.0, 1e3 + 0.1])
+def test_collapsed_samples_read_a_value_or_have_none(name, fill):
+    """One point: a logger gets a number, or the one error that it skips; nothing else."""
+    with contextlib.suppress(info.UndefinedEstimate):
+        {**ONE_VIEW, **LIDAR}[name](torch.full((40, 4), fill))
+
+
+@pytest.mark.parametrize("name", TWO_VIEWS)
+@pytest.mark.parametrize("fill", [0.0, 1e3 + 0.1])
+def test_collapsed_pairs_read_a_value_or_have_none(name, fill):
+    z = torch.full((40, 4), fill)
+    with contextlib.suppress(info.UndefinedEstimate):
+        assert not TWO_VIEWS[name](z, z).isnan()
+
+
+@pytest.mark.parametrize("function", [info.renyi_entropy, lambda z: info.vmf_entropy(z, 1.0), info.feature_std])
+def test_zero_is_skipped_by_loggers(function):
+    with pytest.raises(info.UndefinedEstimate):
+        function(torch.zeros(10, 3))
+    with pytest.raises(info.UndefinedEstimate):
+        info.infonce(torch.zeros(10, 3), torch.zeros(10, 3), 0.5)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: info.pairwise_entropy(m, 0.5),
+        lambda m: info.vmf_entropy(m, 0.5),
+        info.renyi_entropy,
+        info.knn_entropy,
+        info.uniformity,
+        info.normality,
+        info.epps_pulley,
+        info.lidar,
+        lambda m: info.infonce(m, m, 0.5),
+    ],
+)
+def test_moments_where_samples_are_needed(call):
+    with pytest.raises(TypeError, match="must be a torch.Tensor, got Moments: this needs the samples themselves"):
+        call(info.Moments.of(data()))
+
+
+@pytest.mark.parametrize("name", [*ONE_VIEW, *LIDAR])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_low_precision_is_cast_first(name, dtype):
     z = data().to(dtype)
-    value = ONE_VIEW[name](z)
+    estimate = {**ONE_VIEW, **LIDAR}[name]
+    value = estimate(z)
     assert value.dtype == torch.float64
-    torch.testing.assert_close(value, ONE_VIEW[name](z.double()), rtol=1e-6, atol=0)
+    torch.testing.assert_close(value, estimate(z.double()), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", TWO_VIEWS)
@@ -231,10 +350,24 @@ def test_rotation_of_both_views_does_not_matter(name, seed):
 
 @given(seed=st.integers(0, 10**6), shift=st.floats(-1e3, 1e3))
 @settings(max_examples=10, deadline=None, derandomize=True)
-@pytest.mark.parametrize("name", sorted(TRANSLATION))
+@pytest.mark.parametrize("name", [*sorted(TRANSLATION), *LIDAR])
 def test_translation_does_not_matter_where_centred(name, seed, shift):
     z = data(seed)
-    torch.testing.assert_close(ONE_VIEW[name](z + shift), ONE_VIEW[name](z), rtol=1e-7, atol=1e-7)
+    estimate = {**ONE_VIEW, **LIDAR}[name]
+    torch.testing.assert_close(estimate(z + shift), estimate(z), rtol=1e-7, atol=1e-7)
+
+
+@given(seed=st.integers(0, 10**6), shift=st.floats(-1e3, 1e3))
+@settings(max_examples=10, deadline=None, derandomize=True)
+@pytest.mark.parametrize("name", sorted(PAIRED_TRANSLATION))
+def test_translation_of_both_views_does_not_matter(name, seed, shift):
+    """Views that nearly agree, where what is left after the mean is smallest; from samples and from Moments."""
+    z1 = data(seed)
+    z2 = z1 + 1e-3 * data(seed + 5)
+    expected = TWO_VIEWS[name](z1, z2)
+    for table in (TWO_VIEWS, STATE):
+        if name in table:
+            torch.testing.assert_close(table[name](z1 + shift, z2 + shift), expected, rtol=1e-7, atol=1e-7)
 
 
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.01, 100))
@@ -256,12 +389,13 @@ def test_scaling_of_kernels_goes_with_the_data(scale):
     close(info.renyi_entropy(z * scale, bandwidth=scale), info.renyi_entropy(z, bandwidth=1.0))
 
 
-@pytest.mark.parametrize("name", ["gaussian", "logdet", "spectrum", "effective_rank", "pairwise_lower", "hadamard"])
+@pytest.mark.parametrize("name", [*sorted(TRANSLATION), *LIDAR])
 def test_float32_input_far_from_the_origin(name):
     """Mean 1e3, standard deviation 1, stored in float32: as of the same numbers less their mean."""
     z = (data() + 1e3).float()
     shifted = z.double() - 1e3
-    torch.testing.assert_close(ONE_VIEW[name](z), ONE_VIEW[name](shifted), rtol=1e-8, atol=1e-8)
+    estimate = {**ONE_VIEW, **LIDAR}[name]
+    torch.testing.assert_close(estimate(z), estimate(shifted), rtol=1e-8, atol=1e-8)
 
 
 def test_float32_arithmetic_far_from_the_origin():

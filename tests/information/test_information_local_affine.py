@@ -142,12 +142,12 @@ def test_residual_by_arithmetic():
 
 def test_noise_normality_of_a_linear_map():
     """Gaussian at every sigma: p-values as good as uniform, the same at every sigma, as the noise is."""
-    f = nn.Linear(40, 10).double()
+    f = nn.utils.parametrizations.orthogonal(nn.Linear(40, 10).double())
     result = noise_normality(f, normal(20, 40), sigmas=[0.01, 1.0, 5.0])
     assert result.pvalue.shape == (3, 20, 10)
     torch.testing.assert_close(result.pvalue[0], result.pvalue[2], rtol=1e-6, atol=1e-9)
-    # 20 images of 10 correlated outputs, at least 20 independent p-values: 0.5 to 5 deviations of their mean.
-    assert result.mean_pvalue[0].item() == pytest.approx(0.5, abs=5 * math.sqrt(1 / 12 / 20))
+    # Orthonormal rows: 200 independent p-values, 0.5 to 5 deviations of their mean (false alarm 6e-7).
+    assert result.mean_pvalue[0].item() == pytest.approx(0.5, abs=5 * math.sqrt(1 / 12 / 200))
     assert result.constant_share.tolist() == [0, 0, 0]
 
 
@@ -170,6 +170,84 @@ def test_noise_normality_equals_scipy_on_the_same_draws():
         np.testing.assert_allclose(result.pvalue[0, i], expected.pvalue, rtol=1e-6)
 
 
+LOW = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("widths", [(6, 3), (3, 6)])
+def test_local_map_in_low_precision(dtype, widths):
+    """A linear map passes its weight through unrounded, whichever side the Jacobian is taken from."""
+    f, x = nn.Linear(*widths).to(dtype), normal(4, widths[0]).to(dtype)
+    result = local_affine(f, x)
+    assert result.jacobian.dtype == result.mean.dtype == torch.float64
+    weight = f.weight.detach().double()
+    torch.testing.assert_close(result.jacobian, weight.expand(4, *weight.shape), rtol=0, atol=0)
+    torch.testing.assert_close(result.mean, f(x).detach().double(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_residual_in_low_precision(dtype):
+    """|x| rounds nothing: its residual at the noise that low precision adds, by arithmetic in float64."""
+    x, sigma = torch.full((50, 1), 1.5, dtype=dtype), 3.0
+    noise = sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=dtype)
+    shifted = (x + noise).double()
+    ratios = (shifted.abs() - shifted).abs() / (shifted - x.double()).abs()
+    value = affine_residual(torch.abs, x, sigma, seed=3)
+    assert value.dtype == torch.float64
+    eps = torch.finfo(dtype).eps
+    assert value.item() == pytest.approx(ratios.mean().item(), rel=8 * eps, abs=8 * eps)
+    assert ratios.mean() > 8 * eps
+
+
+def test_residual_of_small_noise_in_float32_is_not_the_rounding_of_the_input():
+    x = (normal(30, 3) + 100).float()
+    assert affine_residual(lambda x: x * 4, x, sigma=1e-4).item() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", LOW)
+def test_noise_normality_in_low_precision(dtype):
+    x = normal(2, 3).to(dtype)
+    result = noise_normality(lambda x: 2 * x, x, sigmas=[0.5], draws=300, seed=7)
+    generator = torch.Generator().manual_seed(7)
+    for i in range(2):
+        noise = torch.randn(300, 3, generator=generator, dtype=dtype)
+        expected = stats.normaltest((2 * (x[i] + 0.5 * noise)).double().numpy())
+        np.testing.assert_allclose(result.pvalue[0, i], expected.pvalue, rtol=1e-6)
+
+
+@pytest.mark.parametrize("widths", [(4, 3), (3, 4)])
+def test_a_first_layer_in_place_leaves_the_input_alone(widths):
+    linear = nn.Linear(*widths).double()
+    f, x = nn.Sequential(nn.ReLU(inplace=True), linear), normal(5, widths[0])
+    before = x.clone()
+    jacobian = local_affine(f, x).jacobian
+    torch.testing.assert_close(jacobian, linear.weight.detach() * (before > 0)[:, None])
+    assert affine_residual(f, x, sigma=1e-9).item() < 1e-5
+    assert noise_normality(f, x, [0.1], draws=8).pvalue.shape == (1, 5, widths[1])
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        local_affine,
+        lambda f, x: local_gaussian_entropy(f, x, 1.0),
+        lambda f, x: affine_residual(f, x, 0.1),
+        lambda f, x: noise_normality(f, x, [0.1]),
+    ],
+)
+def test_bad_functions_are_named(call):
+    x = normal(4, 3)
+    with pytest.raises(ValueError, match=r"f returned (12|1536) NaN or infinite values"):
+        call(lambda x: x * torch.nan, x)
+    with pytest.raises(ValueError, match=r"f must map \((4|256), \.\.\.\) to .*, got \((4|256),\): flatten"):
+        call(lambda x: x.sum(1), x)
+    with pytest.raises(ValueError, match=r"statistics of the batch \('1'\)"):
+        call(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)).double().eval(), x)
+    with pytest.raises(ValueError, match=r"x must be .*got ndarray: convert it with torch\.as_tensor"):
+        call(nn.Linear(3, 3), x.numpy())
+
+
 def test_constant_outputs_are_left_out():
     result = noise_normality(lambda x: torch.cat([x, 0 * x], dim=1), normal(3, 2), sigmas=[0.1])
     assert result.constant_share.item() == 0.5
@@ -188,6 +266,9 @@ def test_constant_outputs_are_left_out():
         (lambda f, x: affine_residual(f, x, -1.0), "sigma"),
         (lambda f, x: noise_normality(f, x, []), "sigmas is empty"),
         (lambda f, x: noise_normality(f, x, [0.1, 0.0]), "sigmas"),
+        (lambda f, x: noise_normality(f, x, 0.1), r"sigmas must be a sequence of numbers, got 0\.1: pass \[0\.1\]"),
+        (lambda f, x: noise_normality(f, x, [0.1], seed=1.5), "seed must be an integer >= 0, got 1.5"),
+        (lambda f, x: affine_residual(f, x, 0.1, seed=None), "seed must be an integer >= 0, got None"),
         (lambda f, x: noise_normality(f, x, [0.1], draws=7), "draws"),
         (lambda f, x: noise_normality(nn.Dropout(), x, [0.1]), "training mode"),
     ],

@@ -131,10 +131,29 @@ def test_bad_input_is_named():
         CharacteristicSums.of(normal(3, 2)) + CharacteristicSums.of(normal(3, 2), seed=1)
     with pytest.raises(ValueError, match=r"groups must lie in 0\.\.1, got 0\.\.2"):
         GroupedMoments.of(normal(3, 2), torch.tensor([0, 1, 2]), 2)
+    with pytest.raises(ValueError, match=r"views of widths \(3, 5\) and \(4, 4\) do not merge"):
+        Moments.of(normal(9, 3), normal(9, 5)) + Moments.of(normal(9, 4), normal(9, 4))
+    with pytest.raises(TypeError, match=r"groups must be a torch\.Tensor, got list: .*torch\.as_tensor"):
+        GroupedMoments.of(normal(3, 2), [0, 1, 1], 2)
     with pytest.raises(UndefinedEstimate, match="n=1"):
         Moments.of(normal(1, 2)).covariance()
     with pytest.raises(UndefinedEstimate):
         GroupedMoments.of(normal(3, 2), torch.tensor([0, 1, 2]), 3).within_covariance()
+
+
+@pytest.mark.parametrize(
+    "state", [Moments.of, FourthMoments.of, CharacteristicSums.of, lambda z: GroupedMoments.of(z, torch.arange(3), 3)]
+)
+def test_every_state_refuses_bad_samples(state):
+    z = normal(3, 2)
+    with pytest.raises(ValueError, match="z holds 1 NaN or infinite"):
+        state(z.index_put((torch.tensor(1), torch.tensor(0)), torch.tensor(torch.inf).double()))
+    with pytest.raises(ValueError, match=r"z must be floating point, got torch\.int64"):
+        state(z.long())
+    with pytest.raises(ValueError, match=r"z must have shape \(N, d\), got \(3,\)"):
+        state(z[:, 0])
+    with pytest.raises(TypeError, match=r"z must be a torch\.Tensor, got ndarray: convert it with torch\.as_tensor"):
+        state(z.numpy())
 
 
 def mergeable_quantities(z1, z2, groups, images):

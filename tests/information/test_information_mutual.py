@@ -75,6 +75,44 @@ def test_gaussian_information_of_singular_views():
     assert gaussian_mutual_information(z1, z1).item() == math.inf
 
 
+def canonical_information(z1, z2):
+    """-1/2 sum log(1 - rho^2) by numpy from the samples: QR keeps what their covariance squares away."""
+    q1, q2 = (np.linalg.qr(z - z.mean(0))[0] for z in (z1.double().numpy(), z2.double().numpy()))
+    return -0.5 * np.log1p(-(np.linalg.svd(q1.T @ q2, compute_uv=False) ** 2)).sum()
+
+
+@pytest.mark.parametrize(("noise", "kept"), [(1e-3, True), (1e-5, True), (1e-7, False), (1e-9, False), (1e-12, False)])
+def test_gaussian_information_of_nearly_collinear_features(noise, kept):
+    """Independent views: the difference of two features counts while float64 can resolve it, then it is left out."""
+    a, other = normal(1000, 1, 1), normal(1000, 100, 3)
+    pair = torch.cat([a, a + noise * normal(1000, 1, 2)], dim=1)
+    expected = canonical_information(pair if kept else a, other)
+    assert gaussian_mutual_information(pair, other, debias=False).item() == pytest.approx(expected, rel=1e-4)
+    assert gaussian_mutual_information(other, pair, debias=False).item() == pytest.approx(expected, rel=1e-4)
+    wide = torch.cat([pair, 0.995 * other[:, :1] + 0.005 * normal(1000, 1, 4)], dim=1)  # 1 - rho^2 near 2.5e-5
+    expected = canonical_information(wide if kept else wide[:, [0, 2]], other)
+    assert gaussian_mutual_information(wide, other, debias=False).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gaussian_information_of_low_rank_views_in_float32(seed):
+    latent1, latent2 = normal(1000, 3, seed), normal(1000, 3, seed + 100)
+    z1, z2 = (latent1 @ normal(3, 4, seed + 50)).float(), (latent2 @ normal(3, 4, seed + 150)).float()
+    expected = canonical_information(latent1, latent2)
+    assert gaussian_mutual_information(z1, z2, debias=False).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("d", [2, 20, 100])
+def test_gaussian_information_of_a_determined_direction_is_infinite(d):
+    """One view determines a direction of the other through maps, offsets and scales, not only as a copy."""
+    z1, rest = normal(600, d), normal(600, d, 1)
+    mixed = torch.cat([z1 @ normal(d, 1, 2) * 30 + 1e3, rest], dim=1) @ normal(d + 1, d + 1, 3)
+    assert gaussian_mutual_information(z1, mixed).item() == math.inf
+    assert gaussian_mutual_information(Moments.of(mixed, z1 @ normal(d, d, 4) - 50)).item() == math.inf
+    difference = torch.cat([z1, z1[:, :1] + 1e-4 * rest[:, :1]], dim=1)  # determines rest, by a small difference
+    assert gaussian_mutual_information(difference, rest).item() == math.inf
+
+
 def test_gaussian_information_gradient():
     z1, z2 = (z.requires_grad_() for z in correlated(12, 2, 0.6, 0))
     assert torch.autograd.gradcheck(gaussian_mutual_information, (z1, z2))
@@ -129,6 +167,16 @@ def test_infonce_is_a_bound_and_nearly_tight_far_from_its_ceiling():
     mean, error = mean_and_error([result.value.item() for result in results])
     assert truth - 0.02 - 5 * error < mean < truth + 5 * error
     assert not any(result.saturated for result in results)
+
+
+@pytest.mark.parametrize(("share", "saturated"), [(0.3, False), (0.94, False), (0.96, True)])
+def test_infonce_is_saturated_past_95_percent_of_its_ceiling(share, saturated):
+    """Orthonormal rows: value log N - log(1 + (N - 1) exp(-1 / T)), at a temperature that makes it the given share."""
+    n = 64
+    temperature = -1 / math.log((n ** (1 - share) - 1) / (n - 1))
+    result = infonce(torch.eye(n), torch.eye(n), temperature)
+    assert result.value.item() == pytest.approx(share * math.log(n), rel=1e-9)
+    assert result.saturated is saturated
 
 
 # The split
@@ -249,6 +297,13 @@ def test_vmf_split_is_the_simclr_objective():
 def test_split_gradient(entropy, options):
     z1, z2 = (z.requires_grad_() for z in correlated(8, 3, 0.5, 0))
     assert torch.autograd.gradcheck(lambda a, b: view_information(a, b, entropy, **options).total, (z1, z2))
+
+
+def test_split_of_collapsed_views_does_not_exist():
+    one = torch.ones(20, 3)
+    for views in ((one, one), (Moments.of(one, one),)):
+        with pytest.raises(UndefinedEstimate, match="no difference"):
+            view_information(*views, entropy="gaussian")
 
 
 def test_split_names_what_is_wrong():

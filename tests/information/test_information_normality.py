@@ -128,6 +128,13 @@ def test_epps_pulley_merges_and_repeats():
     assert epps_pulley(z, slices=32, seed=5).item() != whole
 
 
+def test_epps_pulley_of_a_point_at_the_origin():
+    """phi_N = 1: N int_-3^3 (1 - exp(-t^2/2))^2 exp(-t^2/2) dt, by numpy's trapezoid on the same 17 knots."""
+    t = np.linspace(0, 3, 17)
+    expected = 4 * 2 * np.trapezoid((1 - np.exp(-(t**2) / 2)) ** 2 * np.exp(-(t**2) / 2), t)
+    assert epps_pulley(torch.zeros(4, 2)).item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_epps_pulley_gradient():
     z = normal(6, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: epps_pulley(z, slices=4), z)
