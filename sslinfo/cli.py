@@ -125,7 +125,7 @@ class Cli(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             # save_last writes a file even then, and `--ckpt_path last` would find the trial instead of the training.
             callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         if self.subcommand == "test" and not any(isinstance(c, sslinfo.callbacks.LinearProbe) for c in callbacks):

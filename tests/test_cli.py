@@ -508,17 +508,17 @@ def test_a_trial_leaves_no_checkpoint(in_tmp: Path) -> None:
 
 
 def test_a_training_goes_on_with_its_own_objective(
-    after_training: Path, message: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    after_training: Path, message: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     Path("a.yaml").write_text(RECIPE.replace("[16, 8]", "[16, 8]\n    invariance: 3\n    entropy: PairDist"))
     error = message("fit", "-c", "a.yaml", "--ckpt_path", "last")
     assert "model.entropy is sslinfo.objectives.entropy.PairDist on this command line; in the checkpoint" in error
     assert f"{checkpoint_of(4)!r} it is sslinfo.objectives.entropy.LogDet: give the path of the run to resume" in error
     Path("a.yaml").write_text(Path("a.yaml").read_text().replace("PairDist", "LogDet"))
-    capsys.readouterr()
+    capfd.readouterr()
     more = ["--trainer.logger", "false", "--trainer.max_steps", "5", "--trainer.limit_val_batches", "0"]
     assert main(["fit", "-c", "a.yaml", "--ckpt_path", "last", *more]).trainer.global_step == 5
-    assert "note: " not in capsys.readouterr().out
+    assert "note: " not in capfd.readouterr().out
 
 
 def test_predictions_are_the_network_s_outputs(after_training: Path) -> None:

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from sslinfo.callbacks.features import clean_features, data_of, note_once
 from sslinfo.callbacks.probing import knn_scores
+from sslinfo.errors import UserError
 
 
 class KNNProbe(Callback):
@@ -31,6 +32,11 @@ class KNNProbe(Callback):
     def __init__(
         self, k: int = 20, temperature: float = 0.07, bank_size: int = 10_000, every_n_validations: int = 1
     ) -> None:
+        if k < 1 or temperature <= 0 or bank_size < 1 or every_n_validations < 1:
+            raise UserError(
+                f"KNNProbe needs k, temperature, bank_size and every_n_validations above 0, got {k}, {temperature}, "
+                f"{bank_size} and {every_n_validations}"
+            )
         self.k, self.temperature = k, temperature
         self.bank_size, self.every_n_validations = bank_size, every_n_validations
         self.validations = 0

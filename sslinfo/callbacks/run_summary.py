@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
@@ -46,7 +48,7 @@ class RunSummary(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = data_of(trainer, "RunSummary")
         if data is not None and self.first_spectrum is None:
-            self.first_spectrum = covariance_spectrum(clean_features(data, pl_module, "val", self.limit)[0]).cpu()
+            self.first_spectrum = _spectrum(clean_features(data, pl_module, "val", self.limit)[0])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % self.stride:
@@ -91,7 +93,7 @@ class RunSummary(Callback):
             columns[name] = self.measure(x.cpu(), y.cpu(), tx.cpu(), ty.cpu(), data.num_classes)
         folder = Path(logs or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        spectra = {"start": self.first_spectrum, "end": covariance_spectrum(sets["representation"][2].cpu())}
+        spectra = {"start": self.first_spectrum, "end": _spectrum(sets["representation"][2].cpu())}
         figure = self.draw(spectra, folder / "summary.png")
         counts = f"{len(sets['representation'][1])} training, {len(sets['representation'][3])} validation images"
         self.show(columns, counts)
@@ -113,10 +115,12 @@ class RunSummary(Callback):
                 column[name] = _percent(top1, self.draws if per_class else 1)
             votes = knn_scores(tx, x, y, num_classes).argmax(1)
             column["k-NN (k = 20)"] = _percent(Mean(float((votes == ty).double().mean()), 0.0), 1)
-        root_mean_square = test.sub(test.mean(0)).square().mean().sqrt().clamp(min=1e-12)
-        column["log-det entropy (nats, beta = 1)"] = f"{float(logdet_entropy(test)):.1f}"
-        column["  at unit mean variance"] = f"{float(logdet_entropy(test / root_mean_square)):.1f}"
-        column["effective rank"] = f"{float(effective_rank(test)):.1f} of {min(len(test) - 1, test.shape[1])}"
+        centred = test.double() - test.double().mean(0)
+        scale = centred.square().mean().sqrt().clamp(min=1e-12)
+        column["log-det entropy (nats, beta = 1)"] = _or_undefined(lambda: f"{float(logdet_entropy(centred)):.1f}")
+        column["  at unit mean variance"] = _or_undefined(lambda: f"{float(logdet_entropy(centred / scale)):.1f}")
+        ceiling = min(len(test) - 1, test.shape[1])
+        column["effective rank"] = _or_undefined(lambda: f"{float(effective_rank(centred)):.1f} of {ceiling}")
         return column
 
     def show(self, columns: dict[str, dict[str, str]], counts: str) -> None:
@@ -164,6 +168,18 @@ class RunSummary(Callback):
             axis.set_axis_off()
         figure.savefig(path, dpi=110)
         return path
+
+
+def _or_undefined(figure: Callable[[], str]) -> str:
+    """A figure, or that it does not exist: for one image, or for features that are all equal."""
+    try:
+        return figure()
+    except ValueError:
+        return "undefined"
+
+
+def _spectrum(features: Tensor) -> Tensor:
+    return covariance_spectrum(features).cpu() if len(features) > 1 else torch.zeros(features.shape[1])
 
 
 def _percent(value: Mean, repetitions: int) -> str:

@@ -227,6 +227,8 @@ def _checked(f: Function, x: Tensor) -> Function:
 
     def checked(x: Tensor) -> Tensor:
         z = f(x.clone())
+        if not isinstance(z, Tensor):
+            raise ValueError(f"f must return a torch.Tensor, got {type(z).__name__}: pick the output to look at")
         if z.ndim != 2 or len(z) != len(x):
             got = f"({len(x)}, ...) to ({len(x)}, d), got {tuple(z.shape)}"
             raise ValueError(f"f must map {got}: flatten its output")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -145,6 +146,7 @@ class JointEmbedding(LightningModule):
                 kept = gather_uneven({name: z[keep] for name, z in {**wide, **extra}.items()})
                 whole = {name: kept[name] for name in wide}
                 extra = {name: kept[name] for name in extra}
+            self._check_arguments(whole)
             terms = self.loss(**whole)
         if not isinstance(terms, Mapping) or not isinstance(terms.get("loss"), Tensor) or terms["loss"].dim() != 0:
             raise UserError(f"{type(self).__name__}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
@@ -258,6 +260,15 @@ class JointEmbedding(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint.get("sslinfo_seed", self.seed)
+
+    def _check_arguments(self, embeddings: Mapping[str, Tensor]) -> None:
+        try:
+            inspect.signature(self.loss).bind(**embeddings)
+        except TypeError as error:
+            raise UserError(
+                f"{type(self).__name__}.loss and embed do not fit: embed gives {', '.join(embeddings)}, and {error}; "
+                "set data.views to as many views as the loss takes, or change embed"
+            ) from error
 
     def _note_representation(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         if self._seen is not None:

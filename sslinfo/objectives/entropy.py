@@ -91,7 +91,10 @@ def variance_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LogDet(EntropyHalf):
-    """Gaussian upper bound of the entropy, 1/2 log det(I + beta S) (arXiv:2303.00633; Zhouyin & Liu, arXiv:2105.03705).
+    """Log-det entropy 1/2 log det(I + beta S) (arXiv:2303.00633; Zhouyin & Liu, arXiv:2105.03705).
+
+    For Gaussian z it is the information that z keeps under noise of variance 1/beta, and up to constants the largest
+    entropy of any z of covariance S; it is no bound of the differential entropy itself, since it moves with the scale.
 
     The loss is -weight * H / d, per dimension, so that a weight serves every width; H is the mean over the views.
 
@@ -109,6 +112,8 @@ class LogDet(EntropyHalf):
 
     def __init__(self, weight: float = 25.0, beta: float = 10.0, normalize: bool = True) -> None:
         super().__init__()
+        if beta <= 0:
+            raise UserError(f"LogDet needs beta > 0, got {beta}")
         self.weight, self.beta, self.normalize = weight, beta, normalize
 
     def forward(self, *views: Tensor) -> dict[str, Tensor]:

@@ -242,6 +242,8 @@ def test_bad_functions_are_named(call):
         call(lambda x: x * torch.nan, x)
     with pytest.raises(ValueError, match=r"f must map \((4|256), \.\.\.\) to .*, got \((4|256),\): flatten"):
         call(lambda x: x.sum(1), x)
+    with pytest.raises(ValueError, match=r"f must return a torch\.Tensor, got tuple"):
+        call(lambda x: (x, x), x)
     with pytest.raises(ValueError, match=r"statistics of the batch \('1'\)"):
         call(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)).double().eval(), x)
     with pytest.raises(ValueError, match=r"x must be .*got ndarray: convert it with torch\.as_tensor"):

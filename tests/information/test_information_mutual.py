@@ -81,7 +81,9 @@ def canonical_information(z1, z2):
     return -0.5 * np.log1p(-(np.linalg.svd(q1.T @ q2, compute_uv=False) ** 2)).sum()
 
 
-@pytest.mark.parametrize(("noise", "kept"), [(1e-3, True), (1e-5, True), (1e-7, False), (1e-9, False), (1e-12, False)])
+@pytest.mark.parametrize(
+    ("noise", "kept"), [(1e-3, True), (1e-5, True), (3e-7, False), (1e-7, False), (1e-9, False), (1e-12, False)]
+)
 def test_gaussian_information_of_nearly_collinear_features(noise, kept):
     """Independent views: the difference of two features counts while float64 can resolve it, then it is left out."""
     a, other = normal(1000, 1, 1), normal(1000, 100, 3)
