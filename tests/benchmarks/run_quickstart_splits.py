@@ -50,13 +50,8 @@ def main() -> None:
         differences.append(np.subtract(learned, raw))
         show = ["  ".join(f"{value:5.1f}" for value in row) for row in (raw, learned, differences[-1])]
         print(f"{split:5d}   {show[0]}       {show[1]}           {show[2]}   {seconds:6.1f} s", flush=True)
-    mean = np.mean(differences, axis=0)
-    print(
-        "mean difference:",
-        "  ".join(f"{value:+.1f}" for value in mean),
-        "points; smallest:",
-        np.min(differences, axis=0),
-    )
+    for name, row in (("mean", np.mean(differences, axis=0)), ("smallest", np.min(differences, axis=0))):
+        print(f"{name} difference, points:", "  ".join(f"{value:+.1f}" for value in row))
 
 
 if __name__ == "__main__":
