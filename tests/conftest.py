@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 LARGEST_WORLD = 3
 TASK_SECONDS = 150
-RENDEZVOUS_SECONDS = 40
+RENDEZVOUS_SECONDS = 60
 GOOD, BAD, NO_GROUP = "good", "bad", "no group"
 
 
