@@ -278,6 +278,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*treespec.*")
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*The dirpath has changed.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "litlogger" not in record.getMessage())
