@@ -32,6 +32,7 @@ class CenteredSums:
         raise NotImplementedError
 
     def _with(self, count: Tensor, mean: Tensor, sums: tuple[Tensor, ...]) -> Self:
+        """A state of this kind with these sums. Both methods are each kind's own: there is no state of the base."""
         raise NotImplementedError
 
     def __add__(self, other: Self) -> Self:
