@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -16,27 +15,32 @@ import torch
 import torch.multiprocessing as mp
 
 LARGEST_WORLD = 3
-TASK_SECONDS = 150
-RENDEZVOUS_SECONDS = 60
+START_SECONDS = 400  # a cold import of torch and Lightning, three times at once on two busy cores
+TASK_SECONDS = 240
+RENDEZVOUS_SECONDS = 90
 GOOD, BAD, NO_GROUP = "good", "bad", "no group"
 
 
-def _serve(rank: int, connection: Connection) -> None:
+def _serve(rank: int, port: int, connection: Connection) -> None:
     torch.set_num_threads(1)
+    import lightning  # noqa: F401  what a task is going to import, before the clock of its handshake runs
+
+    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=START_SECONDS))
+    connection.send("ready")
     while True:
         task = connection.recv()
         if task is None:
             return
-        function, world_size, rendezvous, args = task
+        function, world_size, number, args = task
         try:
             torch.distributed.init_process_group(
                 "gloo",
-                init_method=f"file://{rendezvous}",
+                store=torch.distributed.PrefixStore(f"call {number}", store),
                 rank=rank,
                 world_size=world_size,
                 timeout=timedelta(seconds=RENDEZVOUS_SECONDS),
             )
-        except RuntimeError:
+        except Exception:
             connection.send((NO_GROUP, traceback.format_exc()))
             continue
         try:
@@ -51,45 +55,60 @@ def _serve(rank: int, connection: Connection) -> None:
 class RankPool:
     """Calls ``function(rank, world_size, *args)`` in that many gloo processes and returns the results by rank.
 
-    The processes start at the first call and live as long as the pool; each call has a process group of its own.
+    The processes start at the first call and live as long as the pool; each call has a process group of its own. A
+    rank whose handshake failed counts its process groups differently from then on and would never meet the others
+    again: after a failed handshake, and after an answer that did not come, all processes are new.
     """
 
     def __init__(self) -> None:
         self.context = mp.get_context("spawn")
         self.workers: list[tuple[Any, Connection]] = []
+        self.calls = 0
+        self.hopeless: str | None = None
+
+    def start(self) -> None:
+        self.store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        for rank in range(LARGEST_WORLD):
+            ours, theirs = self.context.Pipe()
+            process = self.context.Process(target=_serve, args=(rank, self.store.port, theirs), daemon=True)
+            process.start()
+            self.workers.append((process, ours))
+        for rank in range(LARGEST_WORLD):
+            assert self._answer(rank, START_SECONDS) == "ready"
 
     def __call__(self, world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
         assert world_size <= LARGEST_WORLD
-        while len(self.workers) < world_size:
-            ours, theirs = self.context.Pipe()
-            process = self.context.Process(target=_serve, args=(len(self.workers), theirs), daemon=True)
-            process.start()
-            self.workers.append((process, ours))
-        # On a busy machine gloo's first handshake fails now and then: that is tried again, what a test does never is.
+        if self.hopeless:
+            raise AssertionError(f"no process group could be made in an earlier test: {self.hopeless}")
+        # A handshake may fail on a starved machine: that is tried again, what a test does never is.
         for _ in range(3):
-            answers = self._ask(world_size, function, args)
+            if not self.workers:
+                self.start()
+            self.calls += 1
+            for _, connection in self.workers[:world_size]:
+                connection.send((function, world_size, self.calls, args))
+            answers = [self._answer(rank, TASK_SECONDS) for rank in range(world_size)]
             if not any(status == NO_GROUP for status, _ in answers):
                 break
+            self.close()
+        else:
+            self.hopeless = "\n".join(answer for status, answer in answers if status == NO_GROUP)
         failures = [answer for status, answer in answers if status != GOOD]
         if failures:
             raise AssertionError("\n".join(failures))
         return [answer for _, answer in answers]
 
-    def _ask(self, world_size: int, function: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[str, Any]]:
-        with tempfile.TemporaryDirectory() as folder:
-            for _, connection in self.workers[:world_size]:
-                connection.send((function, world_size, Path(folder) / "rendezvous", args))
-            answers = []
-            for number, (_, connection) in enumerate(self.workers[:world_size]):
-                if not connection.poll(TASK_SECONDS):
-                    self.close()
-                    raise TimeoutError(f"rank {number} of {world_size} gave no answer in {TASK_SECONDS} s")
-                answers.append(connection.recv())
-        return answers
+    def _answer(self, rank: int, seconds: int) -> Any:
+        connection = self.workers[rank][1]
+        if not connection.poll(seconds):
+            self.close()
+            raise TimeoutError(f"rank {rank} gave no answer in {seconds} s")
+        return connection.recv()
 
     def close(self) -> None:
         for process, _ in self.workers:
             process.kill()
+            process.join()
         self.workers = []
 
 
