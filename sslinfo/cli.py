@@ -1,4 +1,4 @@
-"""The command line: ``sslinfo fit|validate|test|predict``, LightningCLI in subclass mode."""
+"""The command line: ``sslinfo fit|validate|test|predict``, LightningCLI in subclass mode; ``sweep`` is in its own file."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ Self-supervised learning with information-theoretic objectives and diagnostics.
   sslinfo validate --ckpt_path last               probes of the newest checkpoint, which says what it needs
   sslinfo test --ckpt_path last                   linear probe to convergence, with all, 10% and 1% of the labels
   sslinfo predict --ckpt_path last                representations and labels in an .npz file
+  sslinfo sweep -c RECIPE --beta 1 10 100         one training for each value: a table and a figure (sweep --help)
 
   sslinfo fit --model.help VICReg                 what a model takes (also --data.help TwoViewDataModule)
   sslinfo fit -c RECIPE --print_config=skip_null  the configuration that would run
@@ -112,11 +113,15 @@ class Cli(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         if self.stored is not None:
-            dumped = yaml.safe_load(self._parser(self.subcommand).dump(self._options(), skip_none=False))
+            plain = self.plain_options()
             if self.subcommand == "fit":
-                check_same_classes(self.stored, dumped)
-            for line in differences(self.stored, dumped):
+                check_same_classes(self.stored, plain)
+            for line in differences(self.stored, plain):
                 _say(f"note: {line}")
+
+    def plain_options(self) -> dict[str, Any]:
+        """The subcommand's configuration as strings, numbers, lists and dicts."""
+        return yaml.safe_load(self._parser(self.subcommand).dump(self._options(), skip_none=False))
 
     def _options(self) -> Namespace:
         assert self.subcommand is not None
@@ -138,8 +143,12 @@ class Cli(LightningCLI):
         self.trainer.predict(return_predictions=False, **{k: v for k, v in kwargs.items() if k != "return_predictions"})
 
 
-def main(args: Sequence[str] | None = None) -> Cli:
+def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
     """Run the command line on ``args`` (``sys.argv`` without them) and return it, with its trainer, model and data.
+
+    Args:
+        args: the arguments, the subcommand first.
+        cli: the class that is run.
 
     Raises:
         UserError: for a mistake in the arguments.
@@ -152,6 +161,7 @@ def main(args: Sequence[str] | None = None) -> Cli:
             file.write_text(yaml.safe_dump(stored.config))
             args = [args[0], "--config", str(file), *args[1:]]
         return _run(
+            cli,
             JointEmbedding,
             TwoViewDataModule,
             subclass_mode_model=True,
@@ -174,10 +184,10 @@ def main(args: Sequence[str] | None = None) -> Cli:
         )
 
 
-def _run(*args: Any, **kwargs: Any) -> Cli:
+def _run(cli: type[Cli], *args: Any, **kwargs: Any) -> Cli:
     """The command line, with the faults that Lightning finds late in the words of the command line."""
     try:
-        return Cli(*args, **kwargs)
+        return cli(*args, **kwargs)
     except RuntimeError as error:
         text, stored = str(error), kwargs["stored"]
         if "loading state_dict" in text and stored is not None:
@@ -200,11 +210,14 @@ def console() -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     _quiet()
+    from sslinfo.sweep import sweep  # which itself runs this file's main
+
+    run = sweep if sys.argv[1:2] == ["sweep"] else main
     if "--debug" in sys.argv[1:]:
-        main()
+        run()
         return
     try:
-        main()
+        run()
     except (UserError, MisconfigurationException, FileNotFoundError) as error:
         _fail(explain(str(error)))
     except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,8 +65,13 @@ def learning_rate_factor(
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig, effective_batch: int) -> torch.optim.Optimizer:
+def build_optimizer(
+    module: nn.Module, config: OptimizerConfig, effective_batch: int, constant: Iterable[nn.Module] = ()
+) -> torch.optim.Optimizer:
     """The optimizer for a module's trainable parameters, norms and biases without weight decay.
+
+    The parameters of the modules in ``constant`` are in groups of their own, marked ``constant``: their learning rate
+    follows no schedule.
 
     Raises:
         UserError: a name or an option that timm's factory does not take.
@@ -80,13 +85,19 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig, effective_batch:
         close = difflib.get_close_matches(config.name.lower(), known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"timm knows {', '.join(known)}"
         raise UserError(f"optimizer.name={config.name!r} is not known: {hint}")
+    apart = {parameter for part in constant for parameter in part.parameters()}
+    groups = []
+    for group in timm.optim.param_groups_weight_decay(module, config.weight_decay):
+        for mark in (False, True):
+            some = [parameter for parameter in group["params"] if (parameter in apart) == mark]
+            if some or not mark:
+                groups.append({"params": some, "weight_decay": group["weight_decay"], "constant": mark})
     try:
         return timm.optim.create_optimizer_v2(
-            module,
+            groups,
             opt=config.name.lower(),
             lr=config.lr * effective_batch / config.batch_size_of_lr,
             weight_decay=config.weight_decay,
-            filter_bias_and_bn=True,
             **(config.options or {}),
         )
     except TypeError as error:
@@ -119,4 +130,5 @@ def build_scheduler(
     factor: Callable[[int], float] = lambda step: learning_rate_factor(  # noqa: E731
         step, total_steps, warmup, config.warmup_start, config.schedule, config.final
     )
-    return LambdaLR(optimizer, factor)
+    full: Callable[[int], float] = lambda step: 1.0  # noqa: E731
+    return LambdaLR(optimizer, [full if group.get("constant") else factor for group in optimizer.param_groups])

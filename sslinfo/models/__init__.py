@@ -1,6 +1,16 @@
-"""Backbones and projection heads."""
+"""Backbones, projection heads, and what keeps a history: EMA targets and queues."""
 
 from sslinfo.models.backbones import Conv4, build_backbone, conv4, load_weights
 from sslinfo.models.heads import projection_head
+from sslinfo.models.history import EMATarget, RingQueue, ema_momentum
 
-__all__ = ["Conv4", "build_backbone", "conv4", "load_weights", "projection_head"]
+__all__ = [
+    "Conv4",
+    "EMATarget",
+    "RingQueue",
+    "build_backbone",
+    "conv4",
+    "ema_momentum",
+    "load_weights",
+    "projection_head",
+]

@@ -12,7 +12,9 @@ from sslinfo.errors import UserError
 Norm = Literal["batch", "layer", "none"]
 
 
-def projection_head(in_features: int, widths: Sequence[int], norm: Norm = "batch") -> nn.Sequential:
+def projection_head(
+    in_features: int, widths: Sequence[int], norm: Norm = "batch", last_norm: bool = False
+) -> nn.Sequential:
     """Linear layers of the given widths with a norm and ReLU between them; the last is linear alone.
 
     Args:
@@ -21,6 +23,7 @@ def projection_head(in_features: int, widths: Sequence[int], norm: Norm = "batch
         norm: ``batch`` (as published for most methods), ``layer``, or ``none``. A layer followed by batch norm has no
             bias, which the norm would cancel; nor has the last one, as in VICReg's own program: an objective of
             covariances and distances gives it no gradient.
+        last_norm: that norm, without scale and shift of its own, after the last layer too (SimSiam, MoCo v3).
 
     Shape: (N, in_features) -> (N, widths[-1]).
 
@@ -33,6 +36,8 @@ def projection_head(in_features: int, widths: Sequence[int], norm: Norm = "batch
         raise UserError(f"projector_norm={norm!r} is not known: choose batch, layer or none")
     if any(width < 1 for width in widths):
         raise UserError(f"projector={list(widths)} holds a width below 1")
+    if last_norm and norm == "none":
+        raise UserError("projector_last_norm=True has no norm to put last: set projector_norm to batch or layer")
     layers: list[nn.Module] = []
     for number, width in enumerate(widths):
         last = number == len(widths) - 1
@@ -40,5 +45,11 @@ def projection_head(in_features: int, widths: Sequence[int], norm: Norm = "batch
         if not last:
             make = norms[norm]
             layers += ([make(width)] if make is not None else []) + [nn.ReLU(inplace=True)]
+        elif last_norm:
+            layers.append(
+                nn.BatchNorm1d(width, affine=False)
+                if norm == "batch"
+                else nn.LayerNorm(width, elementwise_affine=False)
+            )
         in_features = width
     return nn.Sequential(*layers)

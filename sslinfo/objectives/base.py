@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters
 from sslinfo.models import build_backbone, projection_head
+from sslinfo.objectives.entropy import EntropyHalf
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.precision import full_precision
 
@@ -31,6 +33,9 @@ class JointEmbedding(LightningModule):
     ``train/<term>`` and ``val/<term>``, and hands callbacks the representations, embeddings and labels of the whole
     batch as the outputs of ``training_step`` and ``validation_step``.
 
+    An entropy half given as ``entropy`` is added to the loss, whatever the objective: it acts on the projections z1,
+    z2, ... of the whole batch, and its terms are logged with the others. (VICReg's takes the place of its own.)
+
     Args:
         backbone: ``conv4``, any timm name, or a module with ``num_features`` that maps images to (N, num_features).
         in_channels: channels of the images.
@@ -40,6 +45,8 @@ class JointEmbedding(LightningModule):
         backbone_options: further arguments of the backbone ({width: 32} of conv4, {img_size: 32} of a timm ViT).
         projector: widths of the projection head's layers, the last being the embedding's.
         projector_norm: norm between the head's layers: batch, layer or none.
+        projector_last_norm: that norm, without affine, after the head's last layer too.
+        entropy: an entropy half, added to the loss with a weight of its own.
         optimizer: optimizer, learning rate and schedule.
 
     Raises:
@@ -54,6 +61,8 @@ class JointEmbedding(LightningModule):
     (torch.Size([4, 16]), 0.0)
     """
 
+    adds_entropy = True  # False in an objective whose own loss holds the entropy half
+
     def __init__(
         self,
         backbone: str | nn.Module = "resnet18",
@@ -64,6 +73,8 @@ class JointEmbedding(LightningModule):
         backbone_options: dict[str, Any] | None = None,
         projector: Sequence[int] = (2048, 2048, 2048),
         projector_norm: Literal["batch", "layer", "none"] = "batch",
+        projector_last_norm: bool = False,
+        entropy: EntropyHalf | None = None,
         optimizer: OptimizerConfig | None = None,
     ) -> None:
         super().__init__()
@@ -87,12 +98,11 @@ class JointEmbedding(LightningModule):
             raise UserError(f"backbone={type(self.backbone).__name__} has no integer num_features: set that attribute")
         self.in_channels = in_channels
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
-        self.projector = projection_head(self.num_features, projector, projector_norm)
+        self.projector = projection_head(self.num_features, projector, projector_norm, projector_last_norm)
         self.embedding_dim = projector[-1] if projector else self.num_features
+        self.entropy = entropy
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed: int | None = None
-        self._seen: list[Tensor] | None = None
-        self.backbone.register_forward_hook(self._note_representation)
 
     # What a subclass may change
 
@@ -106,6 +116,13 @@ class JointEmbedding(LightningModule):
     def loss(self, **embeddings: Tensor) -> dict[str, Tensor]:
         """Named 0-d terms, "loss" among them, of the whole batch's embeddings. A subclass must define it."""
         raise NotImplementedError(f"{type(self).__name__} must define loss(self, z1, z2)")
+
+    def after_optimizer_step(self, step: int, total: float) -> None:
+        """Called when optimizer step ``step`` (from 0) of ``total`` is done, before anything is saved: EMA targets."""
+
+    def constant_rate_modules(self) -> Iterable[nn.Module]:
+        """Modules whose learning rate follows no schedule."""
+        return ()
 
     # What the base class does with it
 
@@ -126,12 +143,12 @@ class JointEmbedding(LightningModule):
             The named terms; and ``{"representations": [(N, num_features), ...], "embeddings": {name: (N, d)}}``,
             detached, of the whole batch of N rows.
         """
-        self._seen = []
+        seen: list[Tensor] = []
+        hook = self.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
         try:
             embeddings = self.embed(views)
-            seen = self._seen
         finally:
-            self._seen = None
+            hook.remove()
         if len(seen) == 1 and len(views) > 1 and len(seen[0]) == len(views) * len(views[0]):
             seen = list(seen[0].chunk(len(views)))
         with full_precision(self.device):
@@ -148,6 +165,8 @@ class JointEmbedding(LightningModule):
                 extra = {name: kept[name] for name in extra}
             self._check_arguments(whole)
             terms = self.loss(**whole)
+            if self.entropy is not None and self.adds_entropy:
+                terms = self._add_entropy(terms, whole)
         if not isinstance(terms, Mapping) or not isinstance(terms.get("loss"), Tensor) or terms["loss"].dim() != 0:
             raise UserError(f"{type(self).__name__}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
         outputs = {
@@ -204,10 +223,15 @@ class JointEmbedding(LightningModule):
         config = self.optimizer_config
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             config = replace(config, warmup_steps=0)  # a dry run is shorter than any warm-up
-        optimizer = build_optimizer(self, config, self.effective_batch)
+        optimizer = build_optimizer(self, config, self.effective_batch, self.constant_rate_modules())
         epoch = self.trainer.num_training_batches / accumulate
         scheduler = build_scheduler(optimizer, config, steps, epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.trainer.global_step
+        super().optimizer_step(*args, **kwargs)
+        self.after_optimizer_step(step, self.trainer.estimated_stepping_batches)
 
     @property
     def effective_batch(self) -> int:
@@ -270,6 +294,8 @@ class JointEmbedding(LightningModule):
                 "set data.views to as many views as the loss takes, or change embed"
             ) from error
 
-    def _note_representation(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if self._seen is not None:
-            self._seen.append(output.detach())
+    def _add_entropy(self, terms: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        assert self.entropy is not None
+        projections = [z for name, z in embeddings.items() if re.fullmatch(r"z\d+", name)]
+        half = self.entropy(*[self.entropy.prepare(z) for z in projections])
+        return {**half, **terms, "loss": terms["loss"] + half["loss"]}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslinfo.errors import UserError
-from sslinfo.information import logdet_entropy, pairwise_entropy, pairwise_entropy_cap
+from sslinfo.information import epps_pulley, logdet_entropy, pairwise_entropy, pairwise_entropy_cap, renyi_entropy
 
 
 class EntropyHalf(nn.Module):
@@ -164,3 +164,69 @@ class PairDist(EntropyHalf):
         ).mean()
         cap = pairwise_entropy_cap(n, d, scale)
         return {"loss": -self.weight * entropy, "entropy": entropy, "below_cap": cap - entropy.detach()}
+
+
+class VonNeumann(EntropyHalf):
+    """Von Neumann entropy of the embeddings' autocorrelation (I-VNE+, arXiv:2304.01434).
+
+    H = -sum lambda log lambda over the eigenvalues of Z^T Z / N, uncentred, of rows on the unit sphere, so that they
+    sum to 1; between 0 and log min(N, d), in nats. The loss is -weight * H, H the mean over the views.
+    Not a differential entropy.
+
+    Args:
+        weight: weight of H.
+        normalize: rows of equal length before the eigenvalues are taken; without it long rows count more.
+
+    >>> half = VonNeumann()
+    >>> z = half.prepare(torch.eye(4))
+    >>> {name: round(term.item(), 4) for name, term in half(z, z).items()}  # four equal eigenvalues: log 4
+    {'loss': -1.3863, 'entropy': 1.3863}
+    """
+
+    def __init__(self, weight: float = 1.0, normalize: bool = True) -> None:
+        super().__init__()
+        self.weight, self.normalize = weight, normalize
+
+    def forward(self, *views: Tensor) -> dict[str, Tensor]:
+        if len(views[0]) < 2:
+            raise UserError("VonNeumann needs at least 2 samples a batch, got 1: raise data.batch_size")
+        entropy = torch.stack([renyi_entropy(z, dtype=z.dtype) for z in views]).mean()
+        return {"loss": -self.weight * entropy, "entropy": entropy}
+
+
+class SIGReg(EntropyHalf):
+    """Sketched isotropic Gaussian regularization (LeJEPA, arXiv:2511.08544): each random slice of z is standard normal.
+
+    The loss is weight * T, T the Epps-Pulley statistic of ``sslinfo.information.epps_pulley`` averaged over slices and
+    views; about 1.05 for a normal batch of any size, and growing with N for any other. N(0, I) has the largest entropy
+    at its covariance; T is in no unit and is no entropy. Slices are new at every training step, equal on all ranks.
+
+    Args:
+        weight: weight of T.
+        slices: random directions a step.
+        seed: of the directions.
+
+    >>> half = SIGReg().eval()
+    >>> z = torch.zeros(4, 2)  # one point, on every slice: the trapezoid of 4 (1 - exp(-t^2 / 2))^2 exp(-t^2 / 2)
+    >>> {name: round(term.item(), 4) for name, term in half(z, z).items()}
+    {'loss': 1.6082, 'statistic': 1.6082}
+    """
+
+    drawn: Tensor
+
+    def __init__(self, weight: float = 1.0, slices: int = 256, seed: int = 0) -> None:
+        super().__init__()
+        if slices < 1:
+            raise UserError(f"SIGReg needs at least 1 slice, got {slices}")
+        self.weight, self.slices, self.seed = weight, slices, seed
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, *views: Tensor) -> dict[str, Tensor]:
+        if len(views[0]) < 2:
+            raise UserError("SIGReg needs at least 2 samples a batch, got 1: raise data.batch_size")
+        # Runs of other seeds do not share directions within a million steps.
+        seed = self.seed * 1_000_003 + int(self.drawn)
+        statistic = torch.stack([epps_pulley(z, self.slices, seed, dtype=z.dtype) for z in views]).mean()
+        if self.training:
+            self.drawn += 1
+        return {"loss": self.weight * statistic, "statistic": statistic}

@@ -50,10 +50,12 @@ class VICReg(JointEmbedding):
     (['covariance', 'invariance', 'loss', 'variance'], 2.0)
     """
 
+    adds_entropy = False
+
     def __init__(self, entropy: EntropyHalf | None = None, invariance: float = 25.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.entropy = entropy if entropy is not None else VarianceCovariance()
+        super().__init__(entropy=entropy if entropy is not None else VarianceCovariance(), **kwargs)
         self.invariance = invariance
 
     def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        assert self.entropy is not None
         return vicreg_loss(z1, z2, self.entropy, self.invariance)

@@ -1,0 +1,59 @@
+"""What the predictive objectives (BYOL, SimSiam, MoCo) share: a predictor, and an EMA target of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from sslinfo.errors import UserError
+from sslinfo.models import EMATarget, ema_momentum, projection_head
+from sslinfo.objectives.base import JointEmbedding
+
+
+def predictor_head(dim: int, widths: Sequence[int], norm: Literal["batch", "layer", "none"]) -> nn.Sequential:
+    """A head from embeddings (N, dim) to predictions of embeddings: its last width must be ``dim`` again.
+
+    Raises:
+        UserError: where it is not.
+
+    >>> import torch
+    >>> predictor_head(4, [8, 4], "none")(torch.zeros(2, 4)).shape
+    torch.Size([2, 4])
+    """
+    if not widths or widths[-1] != dim:
+        raise UserError(
+            f"predictor={list(widths)} must end with the projector's last width, {dim}: it predicts an embedding"
+        )
+    return projection_head(dim, widths, norm)
+
+
+class WithTarget(JointEmbedding):
+    """An objective whose targets come from an exponential moving average of backbone and projector.
+
+    The average is taken right after each optimizer step (not after each batch, where batches are accumulated), with the
+    momentum of that step, so that a checkpoint holds a target that belongs to its weights.
+
+    Args:
+        momentum: of the average at the first optimizer step.
+        final_momentum: at the last; half a cosine between them.
+        **kwargs: arguments of JointEmbedding.
+    """
+
+    def __init__(self, momentum: float = 0.99, final_momentum: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name, value in (("momentum", momentum), ("final_momentum", final_momentum)):
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} must be between 0 and 1, got {value}")
+        self.momentum, self.final_momentum = momentum, final_momentum
+        self.target = EMATarget(self.backbone, self.projector)
+
+    def after_optimizer_step(self, step: int, total: float) -> None:
+        momentum = ema_momentum(step, total, self.momentum, self.final_momentum)
+        self.target.update(momentum, self.backbone, self.projector)
+        self.log("train/ema_momentum", momentum, batch_size=1)
+
+    def targets(self, views: Sequence[Tensor], name: str) -> dict[str, Tensor]:
+        """``{name1: (N, d), name2: ...}``, the target network's embeddings of the views, without gradient."""
+        return {f"{name}{number}": self.target(view) for number, view in enumerate(views, start=1)}
