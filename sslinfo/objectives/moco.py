@@ -113,16 +113,14 @@ class MoCo(WithTarget):
                 )
             patches.requires_grad_(False)
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.queues and data is not None:
-            size, images = len(self.queues[0].rows), len(data.train)  # type: ignore[arg-type]
-            if size >= images:
-                rank_zero_warn(
-                    f"the queue of {size} keys is longer than an epoch of {images} images: an image's own earlier keys "
-                    f"are among its negatives; set model.queue below {images}"
-                )
+    def on_train_start(self) -> None:
+        images = self.trainer.num_training_batches * self.effective_batch / self.trainer.accumulate_grad_batches
+        size = len(self.queues[0].rows) if self.queues else 0  # type: ignore[arg-type]
+        if size >= images:
+            rank_zero_warn(
+                f"the queue of {size} keys is no shorter than an epoch of {images:.0f} images, so an image's own "
+                "earlier keys are among its negatives: lower model.queue"
+            )
 
     def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         z = super().embed(views)

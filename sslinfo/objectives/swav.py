@@ -65,7 +65,7 @@ def swav_loss(
         queue1, queue2: (M, d) earlier embeddings of the same views, on the unit sphere, which take part in the balance.
 
     Returns:
-        "loss", and "used", exp of the entropy of the mean assignment: prototypes in use, at most K.
+        "loss", and "used", exp of the entropy of the mean prediction: prototypes in use, at most K.
 
     >>> z = torch.eye(2)  # assignments are one-hot; softmax of (1, 0): log(e + 1) - 1
     >>> round(swav_loss(z, z, torch.eye(2), temperature=1.0)["loss"].item(), 4)

@@ -1,0 +1,193 @@
+"""The paper's ten methods on CIFAR-10, side by side: ``make compare ROOT=FOLDER``.
+
+Trains the recipes of configs/cifar10 under configs/trainer/cpu5min.yaml (conv4, AdamW, a projector of three layers of
+512) for so many steps on several seeds, and measures the representation of the clean images: a linear probe to
+convergence and k-NN (k = 20, temperature .07) fitted on the training images and scored on the test images; log-det
+entropy (beta 10), pairwise entropy (upper bound, variance .1 a dimension), both of the test images on the sphere of
+radius sqrt(d), centred as the estimators do it, and effective rank. Every run leaves a file in the output folder and is
+not repeated; the table and the figure are made of all files there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from run_cifar_cpu5min import QUIET, calibrate
+
+from sslinfo.callbacks.features import clean_features
+from sslinfo.callbacks.probing import fit_linear, knn_scores
+from sslinfo.cli import main as sslinfo
+from sslinfo.information import effective_rank, logdet_entropy, pairwise_entropy
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# The overlay's projector ends with 512, so a predictor must too; 300 steps are fewer than SwAV's frozen epochs and its
+# queue's start. What a recipe says besides (temperature, momentum, weights of entropy) is left alone.
+PREDICTOR = {"--model.predictor": "[512,512]"}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vicreg": ("VICReg", {}),
+    "vicreg_logdet": ("VICReg + LogDet", {}),
+    "vicreg_pairdist": ("VICReg + PairDist", {}),
+    "byol": ("BYOL", PREDICTOR),
+    "byol_logdet": ("BYOL + LogDet", PREDICTOR),
+    "byol_pairdist": ("BYOL + PairDist", PREDICTOR),
+    "simclr": ("SimCLR", {}),
+    "barlow_twins": ("Barlow Twins", {}),
+    "swav": ("SwAV", {"--model.prototypes": 300, "--model.queue": 0, "--model.freeze_prototypes_epochs": 0}),
+    "moco_v3": ("MoCo v3", PREDICTOR),
+}
+UNTRAINED = "untrained"
+COLUMNS = {
+    "linear": "linear top-1, %",
+    "knn": "k-NN top-1, %",
+    "logdet": "log-det entropy, nats",
+    "pairwise": "pairwise entropy, nats",
+    "rank": "effective rank",
+    "seconds": "training, s",
+}
+
+
+def command(method: str, seed: int, steps: int, root: str) -> list[str]:
+    given = {
+        "-c": CONFIGS / "trainer" / "cpu5min.yaml",
+        "--seed_everything": seed,
+        **METHODS[method][1],
+        "--data.dataset": "imagefolder",
+        "--data.root": root,
+        "--data.download": "false",
+        "--data.mean": "[0.4914,0.4822,0.4465]",
+        "--data.std": "[0.2470,0.2435,0.2616]",
+        "--trainer.max_steps": steps,
+        "--model.optimizer.warmup_steps": min(100, steps // 6),
+        "--trainer.callbacks": "[]",
+        "--trainer.limit_val_batches": 0,
+        **dict.fromkeys(QUIET, "false"),
+    }
+    recipe = CONFIGS / "cifar10" / f"{method}.yaml"
+    return ["-c", str(recipe), *(str(word) for option in given.items() for word in option)]
+
+
+def measure(model: Any, data: Any) -> dict[str, float]:
+    bank, labels = clean_features(data, model, "train")
+    features, truth = clean_features(data, model, "test")
+    votes = torch.cat([knn_scores(part, bank, labels, 10).argmax(1) for part in features.split(1000)])
+    linear = fit_linear(bank, labels).predict(features)
+    sphere = F.normalize(features, dim=1) * features.shape[1] ** 0.5
+    return {
+        "linear": 100 * float((linear == truth).double().mean()),
+        "knn": 100 * float((votes == truth).double().mean()),
+        "logdet": float(logdet_entropy(sphere, beta=10.0)),
+        "pairwise": float(pairwise_entropy(sphere, variance=0.1 * features.shape[1], bound="upper")),
+        "rank": float(effective_rank(features)),
+    }
+
+
+def one(method: str, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
+    if method == UNTRAINED:
+        cli = sslinfo(["validate", *command("vicreg", seed, 1, arguments.root)])  # of no batches
+        calibrate(cli.model, cli.datamodule)
+        return {**measure(cli.model, cli.datamodule), "seconds": 0.0}
+    start = time.perf_counter()
+    cli = sslinfo(["fit", *command(method, seed, arguments.steps, arguments.root)])
+    seconds = time.perf_counter() - start
+    return {**measure(cli.model, cli.datamodule), "seconds": seconds}
+
+
+def collect(folder: Path, steps: int) -> dict[str, dict[str, np.ndarray]]:
+    """name -> column -> one value a seed, of every run of so many steps in the folder."""
+    found = {}
+    for method, name in [(UNTRAINED, "untrained"), *((method, name) for method, (name, _) in METHODS.items())]:
+        runs = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{method}-{steps}-seed*.json"))]
+        if runs:
+            found[name] = {column: np.array([run[column] for run in runs]) for column in COLUMNS}
+    return found
+
+
+def mean_and_error(values: np.ndarray, digits: int) -> str:
+    if len(values) < 2:
+        return f"{values.mean():.{digits}f}"
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1) / len(values) ** 0.5:.{digits}f}"
+
+
+def table(found: dict[str, dict[str, np.ndarray]]) -> str:
+    digits = {"seconds": 0, "logdet": 1, "pairwise": 2, "rank": 1}
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " | seeds |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name, columns in found.items():
+        cells = [mean_and_error(values, digits.get(column, 2)) for column, values in columns.items()]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(columns['linear'])} |")
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, dict[str, np.ndarray]], steps: int, file: Path) -> None:
+    names = sorted(found, key=lambda name: found[name]["linear"].mean())
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), constrained_layout=True)
+    for place, name in enumerate(names):
+        for column, colour, marker in (("linear", "C0", "o"), ("knn", "C1", "s")):
+            values = found[name][column]
+            left.plot(values, [place] * len(values), marker, color=colour, alpha=0.35, markersize=5)
+            left.plot(values.mean(), place, marker, color=colour, markersize=9, label=column if place == 0 else None)
+    left.set_yticks(range(len(names)), names)
+    left.set_xlabel("top-1 on the test images, %")
+    left.set_title(f"CIFAR-10, conv4, {steps} steps: each seed, and their mean")
+    left.legend(["linear probe, a seed", "linear probe, mean", "k-NN, a seed", "k-NN, mean"], loc="lower right")
+    left.grid(axis="x", alpha=0.3)
+    for name in names:
+        x, y = found[name]["logdet"], found[name]["linear"]
+        xerr, yerr = (v.std(ddof=1) / len(v) ** 0.5 if len(v) > 1 else None for v in (x, y))
+        right.errorbar(x.mean(), y.mean(), xerr=xerr, yerr=yerr, fmt="o", capsize=3)
+        right.annotate(name, (x.mean(), y.mean()), xytext=(6, 4), textcoords="offset points", fontsize=9)
+    right.set_xlabel("log-det entropy of the representation, nats (beta 10, sphere of radius sqrt(d))")
+    right.set_ylabel("linear probe top-1, %")
+    right.set_title("Entropy and accuracy: mean and standard error over seeds")
+    right.grid(alpha=0.3)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--root", default=os.environ.get("SSLINFO_CIFAR10"), required="SSLINFO_CIFAR10" not in os.environ
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--methods", nargs="+", default=[UNTRAINED, *METHODS], choices=[UNTRAINED, *METHODS])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for seed in arguments.seeds:
+        for method in arguments.methods:
+            file = arguments.out / f"{method}-{arguments.steps}-seed{seed}.json"
+            if not file.exists():
+                result = one(method, seed, arguments)
+                file.write_text(json.dumps(result))
+                figures = "  ".join(f"{column} {value:.2f}" for column, value in result.items())
+                print(f"seed {seed}  {method:16s} {figures}", flush=True)
+    found = collect(arguments.out, arguments.steps)
+    text = table(found)
+    (arguments.out / "comparison.md").write_text(text + "\n")
+    draw(found, arguments.steps, arguments.out / "comparison.png")
+    print(f"{arguments.steps} steps of 256 images, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(text)
+    print(f"figure: {arguments.out / 'comparison.png'}")
+
+
+if __name__ == "__main__":
+    main()
