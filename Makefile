@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint benchmark clean
+.PHONY: run test benchmark compare clean
 
 run: $(VENV)/.installed
 	$(BIN)/sslinfo fit -c configs/quickstart.yaml
@@ -16,6 +16,14 @@ test: $(VENV)/.installed-test
 
 benchmark: $(VENV)/.installed-test
 	for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+# make compare ROOT=folder of CIFAR-10 images [SEEDS="0 1 2"] [STEPS=300]
+SEEDS ?= 0 1 2
+STEPS ?= 300
+
+compare: $(VENV)/.installed
+	@test -n "$(ROOT)" || { echo "make compare ROOT=FOLDER: CIFAR-10 as an image folder, train/<class>/* and test/<class>/*"; exit 1; }
+	$(BIN)/python tests/benchmarks/run_compare.py --root $(ROOT) --seeds $(SEEDS) --steps $(STEPS)
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

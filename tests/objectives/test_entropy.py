@@ -1,5 +1,6 @@
 """Each half against the formula written out in loops, and its gradient against finite differences."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from torch import Tensor
 
 from sslinfo.errors import UserError
-from sslinfo.objectives import LogDet, PairDist, VarianceCovariance
+from sslinfo.objectives import LogDet, PairDist, SIGReg, VarianceCovariance, VonNeumann
 from sslinfo.objectives.entropy import EntropyHalf
 
 SHAPES = [(12, 5), (5, 9)]  # more and fewer samples than dimensions
@@ -144,7 +146,9 @@ def test_normalised_pairdist_has_simclrs_temperature(bound: Any, temperature: fl
 
 
 @pytest.mark.parametrize(
-    "half", [VarianceCovariance(), LogDet(), PairDist(bound="lower")], ids=lambda half: type(half).__name__
+    "half",
+    [VarianceCovariance(), LogDet(), PairDist(bound="lower"), VonNeumann(), SIGReg(slices=8).eval()],
+    ids=lambda half: type(half).__name__,
 )
 def test_terms_are_means_over_any_number_of_views(half: EntropyHalf) -> None:
     zs = views(12, 5, count=3)
@@ -162,6 +166,9 @@ HALVES: list[tuple[str, Callable[[], EntropyHalf]]] = [
     ("pairdist upper", lambda: PairDist(variance=0.5, bound="upper")),
     ("pairdist lower", lambda: PairDist(variance=0.2, bound="lower")),
     ("pairdist unnormalised", lambda: PairDist(variance=0.5, normalize=False)),
+    ("von neumann", lambda: VonNeumann()),
+    ("von neumann unnormalised", lambda: VonNeumann(normalize=False)),
+    ("sigreg", lambda: SIGReg(slices=16).eval()),
 ]
 
 
@@ -201,3 +208,120 @@ def test_wrong_arguments() -> None:
             half(one, one)
     with pytest.raises(ValueError, match="at least 2 samples"):
         LogDet()(one, one)
+
+
+def von_neumann(z: np.ndarray) -> float:
+    """arXiv:2304.01434, equation 3: -sum lambda log lambda of the autocorrelation, uncentred, with trace 1."""
+    n, d = z.shape
+    autocorrelation = np.zeros((d, d))
+    for j in range(d):
+        for k in range(d):
+            autocorrelation[j, k] = sum(z[i, j] * z[i, k] for i in range(n))
+    values = np.linalg.eigvalsh(autocorrelation / np.trace(autocorrelation))
+    return float(-sum(value * math.log(value) for value in values if value > 1e-14))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_von_neumann(shape: tuple[int, int], normalize: bool) -> None:
+    zs = views(*shape)
+    prepared = [on_sphere(z.numpy()) if normalize else z.numpy() for z in zs]
+    entropy = sum(von_neumann(z) for z in prepared) / 2
+    found = terms(VonNeumann(weight=5.0, normalize=normalize), zs)
+    assert found == pytest.approx({"loss": -5 * entropy, "entropy": entropy}, rel=1e-9)
+    assert found["entropy"] < math.log(min(shape))
+
+
+def test_von_neumann_by_hand() -> None:
+    half, bare = VonNeumann(), VonNeumann(normalize=False)
+    # An orthogonal frame: four eigenvalues of 1/4, whatever the lengths once these are made equal.
+    frame = torch.eye(4, dtype=torch.float64)
+    assert terms(half, [frame * torch.tensor([1.0, 5.0, 0.1, 2.0])])["entropy"] == pytest.approx(math.log(4), rel=1e-12)
+    # Three rows along one axis and one along another: eigenvalues 3/4 and 1/4.
+    axes = frame[[0, 0, 0, 1]]
+    expected = -(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4))
+    assert terms(half, [axes])["entropy"] == pytest.approx(expected, rel=1e-12)
+    # The sign of a row is nothing to it, its length only without normalisation: squares 9 and 1 of 10.
+    assert terms(half, [-axes])["entropy"] == pytest.approx(expected, rel=1e-12)
+    lengths = torch.tensor([[3.0], [1.0]], dtype=torch.float64)
+    expected = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    assert terms(bare, [frame[:2] * lengths])["entropy"] == pytest.approx(expected, rel=1e-12)
+    # Uncentred: one point away from the origin is one direction, and has no entropy.
+    assert terms(half, [torch.full((5, 3), 2.0).double()])["entropy"] == pytest.approx(0, abs=1e-12)
+
+
+def slices_of(d: int, count: int, seed: int) -> np.ndarray:
+    """The directions as documented: standard normal columns (d, count) of the seed's generator, made unit vectors."""
+    drawn = torch.randn(d, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
+    return np.stack([column / math.sqrt(sum(x * x for x in column)) for column in drawn.T], axis=1)
+
+
+def epps_pulley_integrand(sample: np.ndarray, t: float) -> float:
+    """N |phi_N(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) with phi_N the mean of exp(i t x) (arXiv:2511.08544)."""
+    characteristic = sum(complex(math.cos(t * x), math.sin(t * x)) for x in sample) / len(sample)
+    return len(sample) * abs(characteristic - math.exp(-t * t / 2)) ** 2 * math.exp(-t * t / 2)
+
+
+def epps_pulley_trapezoid(sample: np.ndarray) -> float:
+    """The integral over [-3, 3] on 33 equal knots."""
+    heights = [epps_pulley_integrand(sample, -3 + 6 * knot / 32) for knot in range(33)]
+    return sum((a + b) / 2 * 6 / 32 for a, b in itertools.pairwise(heights))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sigreg(shape: tuple[int, int]) -> None:
+    zs = views(*shape)
+    projected = [z.numpy() @ slices_of(shape[1], 6, seed=0) for z in zs]
+    statistic = np.mean([epps_pulley_trapezoid(x) for view in projected for x in view.T])
+    found = terms(SIGReg(weight=5.0, slices=6), zs)
+    assert found == pytest.approx({"loss": 5 * statistic, "statistic": statistic}, rel=1e-10)
+    # The knots stand for the integral itself.
+    exact = np.mean([quad(lambda t, x=x: epps_pulley_integrand(x, t), -3, 3)[0] for view in projected for x in view.T])
+    assert found["statistic"] == pytest.approx(exact, rel=5e-3)
+
+
+def test_sigreg_wants_a_standard_normal() -> None:
+    """The statistic's mean under N(0, I) is 1.0525; shifted, spread out or drawn together it grows with N."""
+    z = torch.randn(512, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    half = SIGReg(slices=64).eval()
+    # Other seeds have a standard deviation of 0.28, and a largest value of 2.03 in 400: false alarms below 1 in 400.
+    assert terms(half, [z])["statistic"] < 2.5
+    for other in (z + 1, 2 * z, 0.5 * z):
+        assert terms(half, [other])["statistic"] > 5
+
+
+def test_sigreg_draws_new_slices_at_every_training_forward_and_keeps_them_in_evaluation() -> None:
+    zs = views(12, 5)
+    half = SIGReg(slices=4)
+    trained = [terms(half, zs)["statistic"] for _ in range(4)]
+    assert len({round(value, 9) for value in trained}) == 4
+    half.eval()
+    evaluated = {terms(half, zs)["statistic"] for _ in range(3)}
+    assert len(evaluated) == 1
+    # Evaluation uses none up: the next training forward has the slices it would have had.
+    undisturbed = SIGReg(slices=4)
+    expected = [terms(undisturbed, zs)["statistic"] for _ in range(5)][4]
+    assert terms(half.train(), zs)["statistic"] == expected
+    # Both views are seen on the same slices.
+    assert terms(SIGReg(slices=4), [zs[0], zs[0]]) == terms(SIGReg(slices=4), [zs[0]])
+    # Another seed has others.
+    assert terms(SIGReg(slices=4, seed=1), zs)["statistic"] not in trained
+
+
+def test_sigreg_goes_on_from_a_state_dict() -> None:
+    zs = views(12, 5)
+    half, again = SIGReg(slices=4), SIGReg(slices=4)
+    first = [terms(half, zs)["statistic"] for _ in range(3)]
+    again.load_state_dict(half.state_dict())
+    following = [terms(half, zs)["statistic"] for _ in range(2)]
+    assert [terms(again, zs)["statistic"] for _ in range(2)] == following
+    assert not set(first) & set(following)
+
+
+def test_wrong_arguments_of_von_neumann_and_sigreg() -> None:
+    with pytest.raises(UserError, match="SIGReg needs at least 1 slice, got 0"):
+        SIGReg(slices=0)
+    one = torch.zeros(1, 4)
+    for half in (VonNeumann(), SIGReg()):
+        with pytest.raises(UserError, match=r"needs at least 2 samples a batch, got 1: raise data.batch_size"):
+            half(one, one)
