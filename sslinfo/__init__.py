@@ -5,4 +5,7 @@ Every objective is read as an entropy half H(Z) and a conditional half E log q(z
 ``sslinfo.information`` serve the objectives that train on them and the callbacks that watch with them.
 """
 
+from sslinfo.information.report import report
+
+__all__ = ["report"]
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command line: ``sslinfo fit|validate|test|predict``, LightningCLI in subclass mode; ``sweep`` is in its own file."""
+"""The command line: ``sslinfo fit|validate|test|predict``, LightningCLI in subclass mode."""
 
 from __future__ import annotations
 
@@ -210,9 +210,11 @@ def console() -> None:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     _quiet()
-    from sslinfo.sweep import sweep  # which itself runs this file's main
+    run: Callable[[], object] = main
+    if "sweep" in sys.argv[1:2]:
+        from sslinfo.sweep import sweep  # which itself runs main
 
-    run = sweep if sys.argv[1:2] == ["sweep"] else main
+        run = sweep
     if "--debug" in sys.argv[1:]:
         run()
         return

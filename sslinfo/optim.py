@@ -68,7 +68,7 @@ def learning_rate_factor(
 def build_optimizer(
     module: nn.Module, config: OptimizerConfig, effective_batch: int, constant: Iterable[nn.Module] = ()
 ) -> torch.optim.Optimizer:
-    """The optimizer for a module's trainable parameters, norms and biases without weight decay.
+    """The optimizer for a module's trainable parameters; norms, biases and what timm names are without weight decay.
 
     The parameters of the modules in ``constant`` are in groups of their own, marked ``constant``: their learning rate
     follows no schedule.
@@ -87,7 +87,12 @@ def build_optimizer(
         raise UserError(f"optimizer.name={config.name!r} is not known: {hint}")
     apart = {parameter for part in constant for parameter in part.parameters()}
     groups = []
-    for group in timm.optim.param_groups_weight_decay(module, config.weight_decay):
+    named = [
+        f"{place}.{name}" if place else name
+        for place, part in module.named_modules()
+        for name in getattr(part, "no_weight_decay", set)()  # a timm network's position embeddings and tokens
+    ]
+    for group in timm.optim.param_groups_weight_decay(module, config.weight_decay, no_weight_decay_list=named):
         for mark in (False, True):
             some = [parameter for parameter in group["params"] if (parameter in apart) == mark]
             if some or not mark:

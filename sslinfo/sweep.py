@@ -1,4 +1,4 @@
-"""``sslinfo sweep``: a training for each value of beta, variance and weight of an entropy half, and what came of them."""
+"""``sslinfo sweep``: trainings over values of an entropy half's beta, variance and weight, and what came of them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -80,34 +82,42 @@ def sweep(args: Sequence[str] | None = None) -> None:
     if seeds is None and isinstance(base["seed_everything"], bool):
         raise UserError(f"seed_everything={base['seed_everything']}: a run is named after its seed: --seeds 0 1 2")
     grid = {**fixed, **swept}
-    axes = {**{name: grid[name] for name in names}, "seed": seeds or [base["seed_everything"]]}
+    axes: dict[str, list[Any]] = {**{name: grid[name] for name in names}, "seed": seeds or [base["seed_everything"]]}
     runs = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
     out = out or Path(base["trainer"]["default_root_dir"]) / "sweep"
-    _check_settings(out, base, names)
     file = out / "runs.csv"
     rows = _read(file)
     done = {name for name, row in rows.items() if not row["error"]}
-    if already := [name for name in map(_name, runs) if name in done]:
-        _say(f"{len(already)} of {len(runs)} runs are in {file} already and are skipped: {', '.join(already)}")
+    _check_settings(out, base, names, new=not done)
+    if not done:
+        rows = {}  # failures, perhaps of other settings
+    if already := sum(_name(run) in done for run in runs):
+        _say(f"{already} of {len(runs)} runs are in {file} already and are skipped")
     for number, run in enumerate(runs, start=1):
         name = _name(run)
         if name in done:
             continue
         _say(f"\nrun {number} of {len(runs)}: {name}")
-        if rank_zero_only.rank == 0 and (out / name).exists():
+        if _writes() and (out / name).exists():
             _say(f"{out / name} is of a run that did not finish: it is replaced")
             shutil.rmtree(out / name)
-        rows[name] = {"run": name, **run, **_fit(_configured(base, run, out), out / name)}
-        if rank_zero_only.rank == 0:
+        try:
+            rows[name] = {"run": name, **run, **_fit(_configured(base, run, out), out / name)}
+        except (KeyboardInterrupt, SystemExit):  # Lightning answers an interruption by leaving the program
+            _say(f"interrupted in {name}: the same command goes on with this run")
+            raise
+        if _writes():
             _write(file, list(rows.values()), ["run", *names, "seed"], ["seconds", "error"])
         if rows[name]["error"]:
-            _say(f"{name} failed: {rows[name]['error']}\n(the traceback: {out / name / 'traceback.txt'})")
+            reason = rows[name]["error"]
+            _say(f"{name} failed: {reason}\n(the traceback: {out / name / 'traceback.txt'})")
             if world_size() > 1:
                 # The other processes may wait for this one in a collective of the run that failed.
-                raise UserError("a run failed, and with several processes the sweep ends with it: repeat the command")
-    if rank_zero_only.rank == 0:
-        _report(list(rows.values()), names, str(half["class_path"]).split(".")[-1], out)
+                raise UserError(f"{name} failed, and with several processes the sweep ends there: {reason}")
+    if not _writes():
+        return  # with no error: Lightning would end the process that still writes
+    _report(list(rows.values()), names, str(half["class_path"]).split(".")[-1], out)
     failed = [name for name in map(_name, runs) if rows[name]["error"]]
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed, as said above: the same command tries them again")
@@ -230,7 +240,7 @@ def _fit(config: dict[str, Any], folder: Path) -> Row:
     except Exception as error:
         known = isinstance(error, ValueError | MisconfigurationException | FileNotFoundError)
         reason = " ".join((explain(str(error)) if known else f"{type(error).__name__}: {error}").split())
-        if rank_zero_only.rank == 0:
+        if _writes():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "traceback.txt").write_text(traceback.format_exc())
     # What the run compiled counts towards a limit of the process, and its memory waits for the collector.
@@ -239,23 +249,24 @@ def _fit(config: dict[str, Any], folder: Path) -> Row:
     return {**measured, "seconds": round(time.perf_counter() - start, 1), "error": reason}
 
 
-def _check_settings(out: Path, base: dict[str, Any], names: Sequence[str]) -> None:
-    """A folder holds runs of one configuration, which is written there; the values of the half apart."""
+def _check_settings(out: Path, base: dict[str, Any], names: Sequence[str], new: bool) -> None:
+    """A folder holds runs of one configuration, which is written there, less the values of the half."""
     settings = {part: copy.deepcopy(base[part]) for part in ("model", "data", "trainer")}
     for name in names:
         settings["model"]["init_args"]["entropy"]["init_args"].pop(name)
     for name in ("logger", "default_root_dir", "enable_progress_bar"):
         settings["trainer"].pop(name, None)
     file = out / "sweep.yaml"
-    if file.is_file():
-        before, now = _flat(yaml.safe_load(file.read_text()), ""), _flat(settings, "")
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if changed:
-            lines = "\n".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed[:5])
-            raise UserError(f"out={str(out)!r} holds a sweep with other settings: choose another --out\n{lines}")
-    elif rank_zero_only.rank == 0:
+    if new and _writes():
         out.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(settings))
+    if new or not file.is_file():
+        return
+    before, now = _flat(yaml.safe_load(file.read_text()), ""), _flat(settings, "")
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        lines = "\n".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed[:5])
+        raise UserError(f"out={str(out)!r} holds a sweep with other settings: choose another --out\n{lines}")
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:
@@ -271,13 +282,13 @@ def _read(file: Path) -> dict[str, Row]:
     """Rows by the name of the run; without the file there are none."""
     if not file.is_file():
         return {}
+    kinds = {"run": str, "seed": int, "error": str}
     with file.open(newline="") as lines:
-        texts = {row["run"]: row for row in csv.DictReader(lines)}
-    return {
-        run: {name: text if name in ("run", "error") else float(text) for name, text in row.items() if name and text}
-        | {"error": row.get("error") or ""}
-        for run, row in texts.items()
-    }
+        rows = [
+            {name: kinds.get(name, float)(text) for name, text in row.items() if text or name == "error"}
+            for row in csv.DictReader(lines)
+        ]
+    return {row["run"]: row for row in rows}
 
 
 def _write(file: Path, rows: Sequence[Row], first: Sequence[str], last: Sequence[str]) -> None:
@@ -304,13 +315,13 @@ def _report(rows: Sequence[Row], names: Sequence[str], half: str, out: Path) -> 
     means: list[dict[str, Mean]] = []
     table = Table(box=box.SIMPLE, title=f"{half}: mean ± standard error over seeds", title_justify="left")
     for name in [*names, "runs", *(metric.split("/")[-1] for metric in metrics)]:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name.replace("_", " "), justify="right", overflow="fold")
     records: list[Row] = []
     for values, group in combinations.items():
         good = [row for row in group if not row["error"]]
         mean = {m: Mean.of([row[m] for row in good if m in row]) for m in metrics if any(m in row for row in good)}
         count = f"{len(good)}" if len(good) == len(group) else f"{len(good)} of {len(group)}"
-        table.add_row(*map(_short, values), count, *(_cell(m, mean.get(m), len(good)) for m in metrics))
+        table.add_row(*map(_short, values), count, *(_cell(m, mean.get(m)) for m in metrics))
         record: Row = {**dict(zip(names, values, strict=True)), "runs": len(good)}
         for metric, value in mean.items():
             record[metric] = value.mean
@@ -325,64 +336,73 @@ def _report(rows: Sequence[Row], names: Sequence[str], half: str, out: Path) -> 
     console.print(table)
     print(f"table: {out / 'sweep.csv'}, and each run by itself: {out / 'runs.csv'}")
     points = [dict(zip(names, values, strict=True)) for values in combinations]
-    if figure := _draw(points, means, half, out / "sweep.png"):
-        print(f"figure: {figure}")
+    if figure := _draw(points, means, half):
+        figure.savefig(out / "sweep.png", dpi=130)
+        print(f"figure: {out / 'sweep.png'}")
 
 
-def _cell(metric: str, value: Mean | None, count: int) -> str:
+def _cell(metric: str, value: Mean | None) -> str:
     if value is None:
         return ""
-    scale, unit, digits = (100, " %", ".1f") if "top1" in metric else (1, "", ".0f" if metric == "seconds" else ".4g")
-    error = f" ± {scale * value.error:{digits if digits != '.4g' else '.2g'}}" if count > 1 else ""
+    if metric == "seconds":
+        return f"{value.mean:.4g}"
+    scale, digits, unit = (100, ".1f", " %") if "top1" in metric else (1, ".4g", "")
+    error = f" ± {scale * value.error:{digits.replace('4', '2')}}" if value.error else ""
     return f"{scale * value.mean:{digits}}{error}{unit}"
 
 
-def _draw(points: Sequence[dict[str, float]], means: Sequence[dict[str, Mean]], half: str, path: Path) -> Path | None:
+def _draw(points: Sequence[dict[str, float]], means: Sequence[dict[str, Mean]], half: str) -> Figure | None:
     """Each probe against the option with the most values, a line for each combination of the others."""
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     measured = list(dict.fromkeys(metric for mean in means for metric in mean))
     shown = [metric for metric in measured if metric.startswith("probe/") and "top1" in metric]
     shown = shown or [metric for metric in measured if metric != "seconds"]
     if not shown:
         return None
+    there = [number for number, mean in enumerate(means) if any(metric in mean for metric in shown)]
+    points, means = [points[number] for number in there], [means[number] for number in there]
     values = {name: sorted({point[name] for point in points}) for name in points[0]}
     along = max(values, key=lambda name: len(values[name]))
     lines: dict[tuple[float, ...], list[tuple[float, dict[str, Mean]]]] = {}
     others = [name for name in values if name != along and len(values[name]) > 1]
     for point, mean in zip(points, means, strict=True):
         lines.setdefault(tuple(point[name] for name in others), []).append((point[along], mean))
+    xs = values[along]
+    logarithmic = xs[0] > 0 and xs[-1] >= 10 * xs[0]
     figure = Figure(figsize=(5.2 * len(shown), 4), layout="constrained")
-    FigureCanvasAgg(figure)
     for axis, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         scale, unit = (100, " (%)") if "top1" in metric else (1, " (nats)" if metric == "train/entropy" else "")
         for number, (key, line) in enumerate(sorted(lines.items())):
-            there = sorted((x, mean[metric]) for x, mean in line if metric in mean)
+            marks = sorted((x, mean[metric]) for x, mean in line if metric in mean)
+            # Side by side: bars at the same x would hide one another.
+            aside = 0.012 * (number - (len(lines) - 1) / 2)
             axis.errorbar(
-                [x for x, _ in there],
-                [scale * mean.mean for _, mean in there],
-                [scale * mean.error for _, mean in there],
+                [x * (xs[-1] / xs[0]) ** aside if logarithmic else x + aside * (xs[-1] - xs[0]) for x, _ in marks],
+                [scale * mean.mean for _, mean in marks],
+                [scale * mean.error for _, mean in marks],
                 marker="o",
                 capsize=3,
                 color=colormaps["viridis"](0.85 * number / max(1, len(lines) - 1)),
                 label=", ".join(f"{name} = {_short(value)}" for name, value in zip(others, key, strict=True)),
             )
-        xs = values[along]
-        if xs[0] > 0 and xs[-1] >= 10 * xs[0]:
+        if logarithmic:
             axis.set_xscale("log")
         if len(xs) <= 8:
             axis.set_xticks(xs, [_short(x) for x in xs])
             axis.set_xticks([], minor=True)
         axis.set(xlabel=f"{along} of {half}", ylabel=f"{metric}{unit}")
         axis.grid(alpha=0.3)
-        if others:
-            axis.legend()
+    if others:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
     constant = [f"{name} = {_short(values[name][0])}" for name in values if len(values[name]) == 1 and name != along]
-    figure.suptitle(", ".join([half, *constant]) + "; bars: standard error over seeds", fontsize="medium")
-    figure.savefig(path, dpi=130)
-    return path
+    repeated = any(mean[metric].error for mean in means for metric in shown if metric in mean)
+    bars = "; bars: standard error over seeds" if repeated else ""
+    figure.suptitle(", ".join([half, *constant]) + bars, fontsize="medium")
+    return figure
+
+
+def _writes() -> bool:
+    """Whether this is the one process that writes the files."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _say(message: str) -> None:

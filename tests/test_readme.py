@@ -17,6 +17,7 @@ import pytest
 from fake import write_cifar, write_imagefolder
 
 from sslinfo.cli import main
+from sslinfo.sweep import sweep
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(bash|python|yaml)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
@@ -82,8 +83,9 @@ def run_shell(text: str, folder: Path) -> None:
     for line in text.splitlines():
         if line.startswith("sslinfo "):
             words = shlex.split(line, comments=True)[1:]
-            download = ["--data.download", "false"] if words[0] == "fit" else []
-            main([*words, *(SHORT if words[0] == "fit" else ["--trainer.accelerator", "cpu"]), *download])
+            trains = words[0] in ("fit", "sweep")
+            added = [*SHORT, "--data.download", "false"] if trains else ["--trainer.accelerator", "cpu"]
+            (sweep if words[0] == "sweep" else main)([*words, *added])
         else:
             # two ranks of one CPU each stand for the GPUs
             rest.append(line.replace("torchrun", f"{sys.executable} -m torch.distributed.run"))

@@ -74,6 +74,14 @@ def at_least(name: str, value: Any, minimum: int) -> int:
     return int(number)
 
 
+def labels_of(labels: Tensor, n: int) -> Tensor:
+    """Return labels (n,) as int64 once they are integers, one for each sample."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.shape != (n,):
+        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels must be an integer tensor of shape ({n},), got {found}: -1 for unknown")
+    return labels.long()
+
+
 def unit_rows(z: Tensor, name: str = "z") -> Tensor:
     """Return z (N, d) with every row divided by its length."""
     length = torch.linalg.vector_norm(z, dim=-1, keepdim=True)

@@ -64,6 +64,16 @@ def _smaller_covariance(z: Tensor | Moments, dtype: torch.dtype) -> tuple[Tensor
     return matrix, n, d
 
 
+def _values(z: Tensor | Moments, dtype: torch.dtype) -> tuple[Tensor, int, int]:
+    """Eigenvalues of the covariance on the smaller side, N and d; moments keep theirs for the next figure."""
+    matrix, n, d = _smaller_covariance(z, dtype)
+    if isinstance(z, Tensor) or matrix.requires_grad:
+        return eigenvalues(matrix), n, d
+    if "eigenvalues" not in z.__dict__:
+        z.__dict__["eigenvalues"] = eigenvalues(matrix)
+    return z.__dict__["eigenvalues"], n, d
+
+
 def covariance_spectrum(z: Tensor | Moments, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """Eigenvalues (d,) of the covariance of z (N, d), descending, divisor N - 1; zeros beyond rank N - 1.
 
@@ -74,8 +84,7 @@ def covariance_spectrum(z: Tensor | Moments, *, dtype: torch.dtype = torch.float
     >>> covariance_spectrum(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])).tolist()
     [2.6666666666666665, 0.6666666666666666]
     """
-    matrix, _, d = _smaller_covariance(z, dtype)
-    values = eigenvalues(matrix)
+    values, _, d = _values(z, dtype)
     return torch.nn.functional.pad(values, (0, d - len(values))).to(dtype)
 
 
@@ -89,7 +98,7 @@ def effective_rank(z: Tensor | Moments, *, dtype: torch.dtype = torch.float64) -
     >>> effective_rank(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])).item()
     2.0
     """
-    return exponential_entropy(eigenvalues(_smaller_covariance(z, dtype)[0])).to(dtype)
+    return exponential_entropy(_values(z, dtype)[0]).to(dtype)
 
 
 def rankme(z: Tensor | Moments, eps: float = 1e-7, *, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -147,7 +156,7 @@ def stable_rank(z: Tensor | Moments, *, dtype: torch.dtype = torch.float64) -> T
     >>> stable_rank(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])).item()
     1.25
     """
-    values = eigenvalues(_smaller_covariance(z, dtype)[0])
+    values = _values(z, dtype)[0]
     return (values.sum() / values[0]).to(dtype)
 
 
@@ -170,8 +179,7 @@ def spectral_decay(
     """
     start = checks.at_least("start", start, 1)
     stop = checks.at_least("stop", stop, start + 2)
-    matrix, n, d = _smaller_covariance(z, dtype)
-    values = eigenvalues(matrix)
+    values, n, d = _values(z, dtype)
     floor = len(values) * torch.finfo(values.dtype).eps * float(values.detach()[0])
     last = min(stop, int((values.detach() > floor).sum()))
     if last - start < 2:

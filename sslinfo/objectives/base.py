@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters
+from sslinfo.information import UndefinedEstimate
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
@@ -198,7 +199,12 @@ class JointEmbedding(LightningModule):
         )
         count = len(outputs["index"])
         if count > 1:
-            terms, more = self.objective(batch["views"], keep)
+            try:
+                terms, more = self.objective(batch["views"], keep)
+            except (UserError, UndefinedEstimate) as error:
+                # The last batch of a set may be too small for a statistic; the others are not lost for that.
+                rank_zero_warn(f"a validation batch of {count} images is left out of val/loss: {error}")
+                return outputs
             outputs.update(more)
             self.log_dict({f"val/{name}": term for name, term in terms.items()}, batch_size=count)
         return outputs
@@ -218,6 +224,7 @@ class JointEmbedding(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
+        self.trainer.fit_loop.setup_data()  # without max_epochs Lightning would not know the length of an epoch yet
         steps = self.trainer.estimated_stepping_batches
         accumulate = self.trainer.accumulate_grad_batches
         config = self.optimizer_config

@@ -1,11 +1,11 @@
 """Barlow Twins against the paper's formula in loops, on both sides of N = d, and small cases by hand."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from finite_differences import central_differences
 from rank_trainer import SmallNet
 from torch import Tensor
 
@@ -47,22 +47,6 @@ def published(z1: np.ndarray, z2: np.ndarray, weight: float, scale: float = 1.0)
             else:
                 off += c**2
     return scale * (on + weight * off), on, off
-
-
-def central_differences(function: Callable[..., float], *arrays: np.ndarray, step: float = 1e-5) -> list[np.ndarray]:
-    """Slopes of a function of arrays with respect to every entry of each."""
-    slopes = []
-    for array in arrays:
-        slope = np.zeros_like(array)
-        for index in np.ndindex(*array.shape):
-            value = array[index]
-            array[index] = value + step
-            above = function(*arrays)
-            array[index] = value - step
-            slope[index] = (above - function(*arrays)) / (2 * step)
-            array[index] = value
-        slopes.append(slope)
-    return slopes
 
 
 def terms_of(z1: Tensor, z2: Tensor, **options: float) -> dict[str, float]:

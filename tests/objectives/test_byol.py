@@ -1,12 +1,12 @@
 """BYOL against the paper's formula in loops, small cases by hand, and the target that follows after each step."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from finite_differences import central_differences
 from lightning.pytorch import Callback, Trainer
 from rank_trainer import QUIET, SmallNet
 from torch import Tensor
@@ -38,22 +38,6 @@ def published(p1: np.ndarray, p2: np.ndarray, t1: np.ndarray, t2: np.ndarray) ->
         return sum((x - y) ** 2 for x, y in zip(p, t, strict=True))
 
     return sum(distance(p1[i], t2[i]) + distance(p2[i], t1[i]) for i in range(len(p1))) / len(p1)
-
-
-def central_differences(function: Callable[..., float], *arrays: np.ndarray, step: float = 1e-5) -> list[np.ndarray]:
-    """Slopes of a function of arrays with respect to every entry of each."""
-    slopes = []
-    for array in arrays:
-        slope = np.zeros_like(array)
-        for index in np.ndindex(*array.shape):
-            value = array[index]
-            array[index] = value + step
-            above = function(*arrays)
-            array[index] = value - step
-            slope[index] = (above - function(*arrays)) / (2 * step)
-            array[index] = value
-        slopes.append(slope)
-    return slopes
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,18 +1,19 @@
 """MoCo against the papers' formulas in loops, small cases by hand, the queue step by step, the target, the ViT."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from finite_differences import central_differences
 from lightning.pytorch import Callback, Trainer
 from rank_trainer import QUIET, SmallNet
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sslinfo.errors import UserError
+from sslinfo.models import RingQueue
 from sslinfo.objectives import LogDet, MoCo, moco_loss, moco_queue_loss
 from sslinfo.optim import OptimizerConfig
 
@@ -60,22 +61,6 @@ def v2(
         return total / len(q)
 
     return (contrast(q1, k2, queue2) + contrast(q2, k1, queue1)) / 2
-
-
-def central_differences(function: Callable[..., float], *arrays: np.ndarray, step: float = 1e-5) -> list[np.ndarray]:
-    """Slopes of a function of arrays with respect to every entry of each."""
-    slopes = []
-    for array in arrays:
-        slope = np.zeros_like(array)
-        for index in np.ndindex(*array.shape):
-            value = array[index]
-            array[index] = value + step
-            above = function(*arrays)
-            array[index] = value - step
-            slope[index] = (above - function(*arrays)) / (2 * step)
-            array[index] = value
-        slopes.append(slope)
-    return slopes
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -228,6 +213,16 @@ def test_queues_hold_the_last_keys_and_never_a_positive(size: int, predictor: li
             np.testing.assert_allclose(by_first(queue), by_first(np.array(rows[-size:])), atol=1e-6)
     assert steps.losses[0] == pytest.approx(0, abs=1e-7)
     assert min(steps.losses[1:]) > 0.01
+
+
+def test_a_queue_is_the_last_rows_whatever_was_pushed_at_a_time() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1, 3, 7):
+        queue, pushed = RingQueue(size, 1), 0
+        for count in [size + 2, 1, *rng.integers(0, 2 * size + 2, 30).tolist()]:
+            queue.push(torch.arange(pushed, pushed + count).float()[:, None])
+            pushed += count
+            assert sorted(queue.contents().flatten().tolist()) == list(range(max(0, pushed - size), pushed))
 
 
 def test_evaluation_leaves_the_queue_and_the_target_alone() -> None:

@@ -1,13 +1,13 @@
 """Sinkhorn against the paper's in plain space, the swapped prediction in loops, and the prototypes step by step."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from finite_differences import central_differences
 from lightning.pytorch import Callback, Trainer
 from rank_trainer import QUIET, SmallNet
 from torch.utils.data import DataLoader
@@ -72,22 +72,6 @@ def published(
         whole = np.concatenate([z, queue])
         assigned.append(plain_sinkhorn(scores_of(whole, prototypes), epsilon, iterations)[: len(z)])
     return swapped(z1, z2, prototypes, *assigned, t)
-
-
-def central_differences(function: Callable[..., float], *arrays: np.ndarray, step: float = 1e-5) -> list[np.ndarray]:
-    """Slopes of a function of arrays with respect to every entry of each."""
-    slopes = []
-    for array in arrays:
-        slope = np.zeros_like(array)
-        for index in np.ndindex(*array.shape):
-            value = array[index]
-            array[index] = value + step
-            above = function(*arrays)
-            array[index] = value - step
-            slope[index] = (above - function(*arrays)) / (2 * step)
-            array[index] = value
-        slopes.append(slope)
-    return slopes
 
 
 # Assignments

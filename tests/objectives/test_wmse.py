@@ -1,12 +1,12 @@
 """Whitening against numpy's covariance and scipy's triangular solve, the loss in loops, and what cannot be whitened."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from finite_differences import central_differences
 from rank_trainer import SmallNet
 from torch import Tensor
 
@@ -40,22 +40,6 @@ def published(z1: np.ndarray, z2: np.ndarray, slice_size: int, eps: float = 0.0)
         for a, b in zip(whitened(z1[part], eps), whitened(z2[part], eps), strict=True):
             total += (((a / np.sqrt(a @ a)) - (b / np.sqrt(b @ b))) ** 2).sum()
     return total / n
-
-
-def central_differences(function: Callable[..., float], *arrays: np.ndarray, step: float = 1e-5) -> list[np.ndarray]:
-    """Slopes of a function of arrays with respect to every entry of each."""
-    slopes = []
-    for array in arrays:
-        slope = np.zeros_like(array)
-        for index in np.ndindex(*array.shape):
-            value = array[index]
-            array[index] = value + step
-            above = function(*arrays)
-            array[index] = value - step
-            slope[index] = (above - function(*arrays)) / (2 * step)
-            array[index] = value
-        slopes.append(slope)
-    return slopes
 
 
 @pytest.mark.parametrize("cut", CUTS)

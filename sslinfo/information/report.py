@@ -1,0 +1,256 @@
+"""Everything that can be said of a representation, by name, each number with what it needs to be read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslinfo.information.checks import UndefinedEstimate, labels_of, paired, samples
+from sslinfo.information.entropy import gaussian_entropy, logdet_entropy, pairwise_entropy, pairwise_entropy_cap
+from sslinfo.information.geometry import alignment, feature_std, lidar, uniformity
+from sslinfo.information.matrix_entropy import renyi_ceiling, renyi_entropy
+from sslinfo.information.moments import GroupedMoments, Moments
+from sslinfo.information.mutual_information import gaussian_mutual_information, infonce, view_information
+from sslinfo.information.spectrum import (
+    effective_rank,
+    hadamard_gap,
+    participation_ratio,
+    rank_ceiling,
+    rankme,
+    spectral_decay,
+    stable_rank,
+)
+from sslinfo.precision import full_precision
+
+
+class Quantity(NamedTuple):
+    """A number, the largest value that it could take (None without one), its unit, and what it was computed with."""
+
+    value: float
+    ceiling: float | None
+    unit: str
+    n: int
+    d: int
+    settings: str
+
+
+@dataclass
+class Report(Mapping[str, Quantity]):
+    """Quantities by name, and the reasons for those that do not exist; prints as a table."""
+
+    quantities: dict[str, Quantity] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Quantity:
+        if name in self.reasons:
+            raise KeyError(f"{name}: {self.reasons[name]}")
+        return self.quantities[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.quantities)
+
+    def __len__(self) -> int:
+        return len(self.quantities)
+
+    def rows(self) -> list[tuple[str, str, str, str, str, str]]:
+        """(name, value, ceiling, unit, N x d, settings or the reason) of all quantities, as text."""
+        rows = [
+            (name, f"{q.value:.4g}", _text(q.ceiling), q.unit, f"{q.n} x {q.d}", q.settings)
+            for name, q in self.quantities.items()
+        ]
+        return rows + [(name, "-", "", "", "", f"undefined: {reason}") for name, reason in self.reasons.items()]
+
+    def __str__(self) -> str:
+        rows = [("quantity", "value", "ceiling", "unit", "N x d", "settings"), *self.rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        lines = []
+        for row in rows:
+            cells = [
+                cell.rjust(w) if 0 < i < 3 else cell.ljust(w)
+                for i, (cell, w) in enumerate(zip(row[:5], widths, strict=True))
+            ]
+            lines.append("  ".join([*cells, row[5]]).rstrip())
+        return "\n".join(lines)
+
+
+def measure(
+    moments: Moments,
+    z1: Tensor,
+    z2: Tensor | None = None,
+    groups: GroupedMoments | None = None,
+    *,
+    beta: float = 1.0,
+    variance: float = 0.1,
+    temperature: float = 0.1,
+) -> Report:
+    """All quantities of one layer.
+
+    What needs second moments alone takes them from ``moments``, of any number of samples; what needs pairs of samples
+    takes z1 and z2, which may be some of them. Marginal quantities are of the first view.
+
+    Args:
+        moments: ``Moments.of(z1)``, or joint ``Moments.of(z1, z2)`` of two views.
+        z1, z2: (N, d) samples of the views.
+        groups: moments by image, with three views of an image or more.
+        beta: of the log-det entropy.
+        variance: of a component of the pairwise entropy, per dimension, rows on the sphere of radius sqrt(d).
+        temperature: of InfoNCE's cosine critic.
+
+    Returns:
+        The quantities by name; one that does not exist at this N and d is among the reasons instead.
+    """
+    report = Report()
+    first = moments.view(0) if len(moments.sizes) > 1 else moments
+    n, d = first.n, first.d
+    few, ceiling = len(z1), rank_ceiling(n, d)
+    sphere = F.normalize(z1.double(), dim=1) * math.sqrt(d)
+    component = variance * d
+    on_sphere = f"rows on the sphere of radius sqrt(d), variance {variance:g} a dimension"
+
+    def add(
+        name: str,
+        compute: Callable[[], float | Tensor],
+        unit: str = "",
+        settings: str = "",
+        ceiling: float | None = None,
+        count: int = n,
+    ) -> None:
+        try:
+            value = float(compute())
+        except UndefinedEstimate as error:
+            report.reasons[name] = str(error)
+            return
+        if math.isfinite(value):
+            report.quantities[name] = Quantity(value, ceiling, unit, count, d, settings)
+        else:
+            report.reasons[name] = f"{value} at N={count}, d={d}: the covariance is singular"
+
+    def unit_variance() -> Tensor:
+        mean_variance = float(first.covariance().diagonal().mean())
+        if mean_variance <= 0:
+            raise UndefinedEstimate("all samples are one point: there is no variance to divide by")
+        return logdet_entropy(first, beta=beta / mean_variance)
+
+    add("logdet_entropy", lambda: logdet_entropy(first, beta=beta), "nats", f"beta {beta:g}, z as it is")
+    add("logdet_entropy_unit_variance", unit_variance, "nats", f"beta {beta:g}, z of mean variance 1")
+    add("gaussian_entropy", lambda: gaussian_entropy(first, debias=True), "nats", "finite-sample bias removed")
+    cap = float(pairwise_entropy_cap(few, d, component)) if few else None
+    for bound in ("lower", "upper"):
+        compute = lambda bound=bound: pairwise_entropy(sphere, component, bound)  # type: ignore[misc]  # noqa: E731
+        add(f"pairwise_entropy_{bound}", compute, "nats", on_sphere, cap, few)
+    add("von_neumann_entropy", lambda: renyi_entropy(sphere), "nats", "uncentred", renyi_ceiling(max(few, 1), d), few)
+
+    add("effective_rank", lambda: effective_rank(first), "dimensions", "centred", ceiling)
+    add("rankme", lambda: rankme(first), "dimensions", "uncentred, eps 1e-7", min(n, d))
+    add("participation_ratio", lambda: participation_ratio(first), "dimensions", "centred", ceiling)
+    add("stable_rank", lambda: stable_rank(first), "dimensions", "centred", ceiling)
+    add("spectral_decay", lambda: spectral_decay(first).exponent, "exponent", "eigenvalues 6 to 100")
+    add("spectral_decay_r2", lambda: spectral_decay(first).r2, "R^2", "of that fit", 1.0)
+    add("hadamard_gap", lambda: hadamard_gap(first), "nats", "0 for a diagonal covariance")
+    add("off_diagonal_covariance", lambda: _off_diagonal(first), "", "VICReg's c: sum of squares / d")
+    add("feature_std", lambda: feature_std(z1), "", "rows on the unit sphere", 1 / math.sqrt(d), few)
+    add("uniformity", lambda: uniformity(z1, normalize=True), "", "t 2, rows on the unit sphere", 0.0, few)
+
+    if z2 is not None:
+        other = F.normalize(z2.double(), dim=1) * math.sqrt(d)
+        add("alignment", lambda: alignment(z1, z2, normalize=True), "", "rows on the unit sphere", None, few)
+        add("gaussian_mutual_information", lambda: gaussian_mutual_information(moments), "nats", "bias removed")
+        contrast: list[str] = []
+
+        def infonce_value() -> Tensor:
+            result = infonce(z1, z2, temperature)
+            contrast.append("saturated" if result.saturated else "not saturated")
+            return result.value
+
+        add("infonce", infonce_value, "nats", f"temperature {temperature:g}", math.log(max(few, 1)), few)
+        if contrast and "infonce" in report.quantities:
+            q = report.quantities["infonce"]
+            report.quantities["infonce"] = q._replace(settings=f"{q.settings}, {contrast[0]}")
+        for half in ("entropy", "conditional", "total"):
+            split = lambda half=half: getattr(view_information(moments, beta=beta), half)  # type: ignore[misc]  # noqa: E731
+            add(f"view_logdet_{half}", split, "nats", f"proxy, beta {beta:g}")
+        for half in ("entropy", "conditional", "total"):
+            split = lambda half=half: getattr(  # type: ignore[misc]  # noqa: E731
+                view_information(sphere, other, "pairwise", variance=component), half
+            )
+            top = math.log(max(few, 1)) if half == "total" else None
+            add(f"view_pairwise_{half}", split, "nats", f"lower bound of the empirical mixture, {on_sphere}", top, few)
+    if groups is not None:
+        add("lidar", lambda: lidar(groups), "dimensions", "delta 1e-4, raw", ceiling)
+        add("lidar_debiased", lambda: lidar(groups, debias=True), "dimensions", "delta 1e-4", ceiling)
+    return report
+
+
+def report(z1: Tensor, z2: Tensor | None = None, labels: Tensor | None = None) -> Report:
+    """All diagnostics of representations given as arrays.
+
+    Args:
+        z1: (N, d) representations.
+        z2: (N, d) those of a second view of the same images: adds the information between views.
+        labels: (N,) integer classes, negative where unknown: adds the share of the variance between classes and
+            leave-one-out k-NN accuracy.
+
+    Returns:
+        A mapping from names to :class:`Quantity`, with the reasons for what does not exist; ``print`` shows a table.
+
+    Raises:
+        ValueError: NaN, infinity, wrong or mismatched shapes, integer samples.
+    Source: each estimator's own, see ``sslinfo.information``.
+
+    >>> z = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    >>> found = report(z, z + 0.1 * torch.randn(500, 8, generator=torch.Generator().manual_seed(1)))
+    >>> round(found["effective_rank"].value, 1), found["effective_rank"].ceiling
+    (7.9, 8)
+    """
+    if z2 is None:
+        z1 = samples(z1, torch.float64)
+        found = measure(Moments.of(z1), z1)
+    else:
+        z1, z2 = paired(z1, z2, torch.float64)
+        found = measure(Moments.of(z1, z2), z1, z2)
+    if labels is not None:
+        _add_labels(found, z1, labels_of(labels, len(z1)))
+    return found
+
+
+def _text(ceiling: float | None) -> str:
+    return "" if ceiling is None else f"{ceiling:.4g}"
+
+
+def _off_diagonal(moments: Moments) -> Tensor:
+    covariance = moments.covariance()
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / moments.d
+
+
+def _add_labels(found: Report, z: Tensor, labels: Tensor) -> None:
+    known = labels >= 0
+    z, labels = z[known], labels[known]
+    n, d = z.shape
+    classes, members = labels.unique(return_inverse=True)
+    if len(classes) < 2 or n < 3:
+        reason = f"{n} labelled samples of {len(classes)} classes: two classes and three samples are needed"
+        found.reasons.update({"class_share_of_variance": reason, "knn_top1": reason})
+        return
+    means = torch.stack([z[members == label].mean(0) for label in range(len(classes))])
+    total = (z - z.mean(0)).square().sum()
+    between = (means[members] - z.mean(0)).square().sum()
+    about = f"{len(classes)} classes"
+    found.quantities["class_share_of_variance"] = Quantity(float(between / total), 1.0, "share", n, d, about)
+    unit = F.normalize(z, dim=1)
+    right = 0
+    with full_precision(z.device):
+        for rows in torch.arange(n, device=z.device).split(1024):
+            similarity = unit[rows] @ unit.T
+            similarity[torch.arange(len(rows)), rows] = -torch.inf
+            best, where = similarity.topk(min(20, n - 1), dim=1)
+            votes = z.new_zeros(len(rows), len(classes))
+            votes.scatter_add_(1, members[where], torch.softmax(best / 0.07, dim=1))
+            right += int((votes.argmax(1) == members[rows]).sum())
+    settings = "leave-one-out, k 20, temperature 0.07"
+    found.quantities["knn_top1"] = Quantity(right / n, 1.0, "accuracy", n, d, settings)
