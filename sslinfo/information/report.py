@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from sslinfo.information.checks import UndefinedEstimate, labels_of, paired, sam
 from sslinfo.information.entropy import gaussian_entropy, logdet_entropy, pairwise_entropy, pairwise_entropy_cap
 from sslinfo.information.geometry import alignment, feature_std, lidar, uniformity
 from sslinfo.information.matrix_entropy import renyi_ceiling, renyi_entropy
-from sslinfo.information.moments import GroupedMoments, Moments
+from sslinfo.information.moments import Moments
 from sslinfo.information.mutual_information import gaussian_mutual_information, infonce, view_information
 from sslinfo.information.spectrum import (
     effective_rank,
@@ -46,6 +47,7 @@ class Report(Mapping[str, Quantity]):
 
     quantities: dict[str, Quantity] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    precision: str = ""
 
     def __getitem__(self, name: str) -> Quantity:
         if name in self.reasons:
@@ -69,7 +71,7 @@ class Report(Mapping[str, Quantity]):
     def __str__(self) -> str:
         rows = [("quantity", "value", "ceiling", "unit", "N x d", "settings"), *self.rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        lines = []
+        lines = [self.precision] if self.precision else []
         for row in rows:
             cells = [
                 cell.rjust(w) if 0 < i < 3 else cell.ljust(w)
@@ -79,39 +81,51 @@ class Report(Mapping[str, Quantity]):
         return "\n".join(lines)
 
 
+class Scales(NamedTuple):
+    """What the numbers of a report are taken at.
+
+    beta: of the log-det entropy. variance: of a component of the pairwise entropy, per dimension, rows on the sphere of
+    radius sqrt(d). temperature: of InfoNCE's cosine critic.
+    """
+
+    beta: float = 1.0
+    variance: float = 0.1
+    temperature: float = 0.1
+
+
+DEFAULT_SCALES = Scales()
+
+
 def measure(
-    moments: Moments,
-    z1: Tensor,
-    z2: Tensor | None = None,
-    groups: GroupedMoments | None = None,
-    *,
-    beta: float = 1.0,
-    variance: float = 0.1,
-    temperature: float = 0.1,
+    views: Sequence[Tensor], moments: Moments | None = None, scales: Scales = DEFAULT_SCALES, window: int = 1
 ) -> Report:
     """All quantities of one layer.
 
-    What needs second moments alone takes them from ``moments``, of any number of samples; what needs pairs of samples
-    takes z1 and z2, which may be some of them. Marginal quantities are of the first view.
+    What needs second moments alone takes them from ``moments``, which may be of many more samples; what needs pairs of
+    samples takes the views. Marginal quantities are of the first view, information is between the first two, and three
+    or more are needed for LiDAR.
 
     Args:
-        moments: ``Moments.of(z1)``, or joint ``Moments.of(z1, z2)`` of two views.
-        z1, z2: (N, d) samples of the views.
-        groups: moments by image, with three views of an image or more.
-        beta: of the log-det entropy.
-        variance: of a component of the pairwise entropy, per dimension, rows on the sphere of radius sqrt(d).
-        temperature: of InfoNCE's cosine critic.
+        views: (N, d) each, one or more.
+        moments: ``Moments.of(views[0])``, or joint ``Moments.of(views[0], views[1])``; without them the views serve.
+        scales: beta, variance and temperature.
+        window: training steps that the moments are of, named in the settings where more than one.
 
     Returns:
         The quantities by name; one that does not exist at this N and d is among the reasons instead.
     """
-    report = Report()
-    first = moments.view(0) if len(moments.sizes) > 1 else moments
-    n, d = first.n, first.d
-    few, ceiling = len(z1), rank_ceiling(n, d)
+    report = Report(precision=f"samples in {str(views[0].dtype).removeprefix('torch.')}, computed in float64")
+    beta, variance, temperature = scales
+    z1 = views[0]
+    first: Tensor | Moments = z1 if moments is None else moments.view(0)
+    pair: tuple[Any, ...] = tuple(views[:2]) if moments is None else (moments,)
+    few, d = z1.shape
+    n = few if moments is None else moments.n
+    ceiling = rank_ceiling(n, d)
     sphere = F.normalize(z1.double(), dim=1) * math.sqrt(d)
     component = variance * d
     on_sphere = f"rows on the sphere of radius sqrt(d), variance {variance:g} a dimension"
+    steps = f", window of {window} steps" if window > 1 else ""
 
     def add(
         name: str,
@@ -127,12 +141,14 @@ def measure(
             report.reasons[name] = str(error)
             return
         if math.isfinite(value):
-            report.quantities[name] = Quantity(value, ceiling, unit, count, d, settings)
+            about = settings + (steps if count == n else "")
+            report.quantities[name] = Quantity(value, ceiling, unit, count, d, about)
         else:
             report.reasons[name] = f"{value} at N={count}, d={d}: the covariance is singular"
 
     def unit_variance() -> Tensor:
-        mean_variance = float(first.covariance().diagonal().mean())
+        spread = first.var(0) if isinstance(first, Tensor) else first.covariance().diagonal()
+        mean_variance = float(spread.mean())
         if mean_variance <= 0:
             raise UndefinedEstimate("all samples are one point: there is no variance to divide by")
         return logdet_entropy(first, beta=beta / mean_variance)
@@ -141,9 +157,8 @@ def measure(
     add("logdet_entropy_unit_variance", unit_variance, "nats", f"beta {beta:g}, z of mean variance 1")
     add("gaussian_entropy", lambda: gaussian_entropy(first, debias=True), "nats", "finite-sample bias removed")
     cap = float(pairwise_entropy_cap(few, d, component)) if few else None
-    for bound in ("lower", "upper"):
-        compute = lambda bound=bound: pairwise_entropy(sphere, component, bound)  # type: ignore[misc]  # noqa: E731
-        add(f"pairwise_entropy_{bound}", compute, "nats", on_sphere, cap, few)
+    add("pairwise_entropy_lower", lambda: pairwise_entropy(sphere, component, "lower"), "nats", on_sphere, cap, few)
+    add("pairwise_entropy_upper", lambda: pairwise_entropy(sphere, component, "upper"), "nats", on_sphere, cap, few)
     add("von_neumann_entropy", lambda: renyi_entropy(sphere), "nats", "uncentred", renyi_ceiling(max(few, 1), d), few)
 
     add("effective_rank", lambda: effective_rank(first), "dimensions", "centred", ceiling)
@@ -157,10 +172,11 @@ def measure(
     add("feature_std", lambda: feature_std(z1), "", "rows on the unit sphere", 1 / math.sqrt(d), few)
     add("uniformity", lambda: uniformity(z1, normalize=True), "", "t 2, rows on the unit sphere", 0.0, few)
 
-    if z2 is not None:
+    if len(views) > 1:
+        z2 = views[1]
         other = F.normalize(z2.double(), dim=1) * math.sqrt(d)
         add("alignment", lambda: alignment(z1, z2, normalize=True), "", "rows on the unit sphere", None, few)
-        add("gaussian_mutual_information", lambda: gaussian_mutual_information(moments), "nats", "bias removed")
+        add("gaussian_mutual_information", lambda: gaussian_mutual_information(*pair), "nats", "bias removed")
         contrast: list[str] = []
 
         def infonce_value() -> Tensor:
@@ -172,18 +188,20 @@ def measure(
         if contrast and "infonce" in report.quantities:
             q = report.quantities["infonce"]
             report.quantities["infonce"] = q._replace(settings=f"{q.settings}, {contrast[0]}")
-        for half in ("entropy", "conditional", "total"):
-            split = lambda half=half: getattr(view_information(moments, beta=beta), half)  # type: ignore[misc]  # noqa: E731
-            add(f"view_logdet_{half}", split, "nats", f"proxy, beta {beta:g}")
-        for half in ("entropy", "conditional", "total"):
-            split = lambda half=half: getattr(  # type: ignore[misc]  # noqa: E731
-                view_information(sphere, other, "pairwise", variance=component), half
-            )
-            top = math.log(max(few, 1)) if half == "total" else None
-            add(f"view_pairwise_{half}", split, "nats", f"lower bound of the empirical mixture, {on_sphere}", top, few)
-    if groups is not None:
-        add("lidar", lambda: lidar(groups), "dimensions", "delta 1e-4, raw", ceiling)
-        add("lidar_debiased", lambda: lidar(groups, debias=True), "dimensions", "delta 1e-4", ceiling)
+        logdet = functools.cache(lambda: view_information(*pair, beta=beta))
+        kernel = functools.cache(lambda: view_information(sphere, other, "pairwise", variance=component))
+        proxy, bound = f"proxy, beta {beta:g}", f"lower bound for the empirical mixture, {on_sphere}"
+        add("view_logdet_entropy", lambda: logdet().entropy, "nats", proxy)
+        add("view_logdet_conditional", lambda: logdet().conditional, "nats", proxy)
+        add("view_logdet_total", lambda: logdet().total, "nats", proxy)
+        add("view_pairwise_entropy", lambda: kernel().entropy, "nats", bound, None, few)
+        add("view_pairwise_conditional", lambda: kernel().conditional, "nats", bound, None, few)
+        add("view_pairwise_total", lambda: kernel().total, "nats", bound, math.log(max(few, 1)), few)
+    if len(views) > 2:
+        images = torch.stack(list(views), dim=1)
+        about, top = f"{len(views)} views an image, delta 1e-4", rank_ceiling(few, d)
+        add("lidar", lambda: lidar(images), "dimensions", f"{about}, raw", top, few)
+        add("lidar_debiased", lambda: lidar(images, debias=True), "dimensions", about, top, few)
     return report
 
 
@@ -209,13 +227,13 @@ def report(z1: Tensor, z2: Tensor | None = None, labels: Tensor | None = None) -
     (7.9, 8)
     """
     if z2 is None:
-        z1 = samples(z1, torch.float64)
-        found = measure(Moments.of(z1), z1)
+        samples(z1, torch.float64)
+        found = measure([z1], Moments.of(z1))
     else:
-        z1, z2 = paired(z1, z2, torch.float64)
-        found = measure(Moments.of(z1, z2), z1, z2)
+        paired(z1, z2, torch.float64)
+        found = measure([z1, z2], Moments.of(z1, z2))
     if labels is not None:
-        _add_labels(found, z1, labels_of(labels, len(z1)))
+        _add_labels(found, z1.double(), labels_of(labels, len(z1)))
     return found
 
 
@@ -223,9 +241,13 @@ def _text(ceiling: float | None) -> str:
     return "" if ceiling is None else f"{ceiling:.4g}"
 
 
-def _off_diagonal(moments: Moments) -> Tensor:
-    covariance = moments.covariance()
-    return (covariance.square().sum() - covariance.diagonal().square().sum()) / moments.d
+def _off_diagonal(z: Tensor | Moments) -> Tensor:
+    if isinstance(z, Tensor):
+        centred = samples(z, torch.float64) - z.double().mean(0)
+        gram = (centred @ centred.T if len(z) < z.shape[1] else centred.T @ centred) / (len(z) - 1)
+        return (gram.square().sum() - centred.var(0).square().sum()) / z.shape[1]
+    covariance = z.covariance()
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / z.d
 
 
 def _add_labels(found: Report, z: Tensor, labels: Tensor) -> None:

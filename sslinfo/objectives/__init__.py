@@ -4,6 +4,7 @@ from sslinfo.objectives.barlow_twins import BarlowTwins, barlow_twins_loss
 from sslinfo.objectives.base import JointEmbedding
 from sslinfo.objectives.byol import BYOL, byol_loss
 from sslinfo.objectives.entropy import EntropyHalf, LogDet, PairDist, SIGReg, VarianceCovariance, VonNeumann
+from sslinfo.objectives.frozen import Frozen
 from sslinfo.objectives.moco import MoCo, moco_loss, moco_queue_loss
 from sslinfo.objectives.simclr import SimCLR, nt_xent_loss
 from sslinfo.objectives.simsiam import SimSiam, simsiam_loss
@@ -16,6 +17,7 @@ __all__ = [
     "WMSE",
     "BarlowTwins",
     "EntropyHalf",
+    "Frozen",
     "JointEmbedding",
     "LogDet",
     "MoCo",

@@ -1,0 +1,74 @@
+"""The pictures of InformationMonitor, and how loggers take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sslinfo.callbacks.features import note_once
+from sslinfo.information import Moments
+
+MOST_PIXELS = 256  # of a side of the correlation's image
+
+
+def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) -> Figure:
+    """Spectra over training, correlation of the features, and their standard deviations, of one layer.
+
+    Args:
+        layer: its name, for the titles.
+        spectra: (optimizer step, eigenvalues (d,) in descending order), oldest first.
+        moments: of the layer's samples now.
+    """
+    figure = Figure(figsize=(15, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3)
+    covariance = moments.covariance().cpu()
+    deviation = covariance.diagonal().clamp_min(0).sqrt()
+    figure.suptitle(f"{layer}: {moments.n} validation images, {moments.d} dimensions, step {spectra[-1][0]}")
+
+    colours = colormaps["viridis"]
+    scale = Normalize(spectra[0][0], max(spectra[-1][0], spectra[0][0] + 1))
+    for step, spectrum in spectra:
+        shares = (spectrum / spectrum.sum().clamp_min(1e-30)).clamp_min(1e-12)
+        left.semilogy(range(1, len(shares) + 1), shares, color=colours(scale(step)), linewidth=1.2)
+    left.set(title="covariance spectrum over training", xlabel="eigenvalue number", ylabel="share of the variance")
+    left.grid(alpha=0.3)
+    figure.colorbar(ScalarMappable(scale, colours), ax=left, label="optimizer step")
+
+    used = deviation > 0
+    correlation = covariance / torch.outer(deviation, deviation).clamp_min(1e-30)
+    correlation[~used] = 0
+    shown = correlation[:MOST_PIXELS, :MOST_PIXELS]
+    image = middle.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    part = f", first {MOST_PIXELS}" if moments.d > MOST_PIXELS else ""
+    middle.set(title=f"correlation of the features{part}", xlabel="feature", ylabel="feature")
+    figure.colorbar(image, ax=middle, label="correlation")
+
+    right.hist(deviation.numpy(), bins=min(60, max(10, moments.d // 8)))
+    right.set(title="standard deviations of the features", xlabel="standard deviation", ylabel="number of features")
+    return figure
+
+
+def log_to(logger: Any, module: LightningModule, figures: Mapping[str, Figure], text: str, step: int) -> None:
+    """Give the figures by layer and the text to a logger that takes them; say once which does not."""
+    experiment: Any = getattr(logger, "experiment", None)
+    if hasattr(experiment, "add_figure"):
+        for layer, figure in figures.items():
+            experiment.add_figure(f"info/{layer}", figure, step, close=False)
+        experiment.add_text("info/settings", "```\n" + text + "\n```", step)
+    elif hasattr(logger, "log_image"):
+        for layer, figure in figures.items():
+            figure.canvas.draw()  # type: ignore[attr-defined]
+            pixels = torch.tensor(figure.canvas.buffer_rgba()).numpy()  # type: ignore[attr-defined]
+            logger.log_image(f"info/{layer}", [pixels], step=step)
+    else:
+        note_once(module, f"{type(logger).__name__} takes no pictures: they are files in the run's folder")

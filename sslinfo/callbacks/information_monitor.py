@@ -1,0 +1,209 @@
+"""InformationMonitor: entropies, information, spectra and geometry of the representation while it trains."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from sslinfo.errors import UserError
+from sslinfo.information import Moments
+from sslinfo.information.report import Report, Scales, measure
+
+Views = tuple[Tensor, ...]
+LAYERS = ("representation", "embedding")
+MOST_SPECTRA = 30  # of a layer: older ones are thinned, so that nothing grows with the training's length
+WIDEST_JOINT = 4096  # features of both views whose joint covariance is kept in validation
+
+
+class InformationMonitor(Callback):
+    """Logs what ``sslinfo.information`` says of the representation and of the embedding, equal on any number of ranks.
+
+    In training every so many optimizer steps, from what the step computed anyway, as ``train_info/<layer>/<quantity>``;
+    in validation over the whole set, as ``info/<layer>/<quantity>``. Quantities of second moments use as many of the
+    last steps as four times the layer's width asks for, at most ``window``; all others one batch, in validation
+    ``samples`` images chosen by their index. What a number was computed with, its ceiling, and why another is absent
+    stands in ``information.txt`` in the run's folder and in TensorBoard's text; the spectra over training, the
+    correlation of the features and their standard deviations in ``information.png`` and TensorBoard's images.
+
+    Args:
+        every_n_steps: optimizer steps between two measurements in training; 0 measures in validation only.
+        window: training steps at most whose samples are taken together.
+        samples: validation images for quantities of pairs of samples.
+        beta: of the log-det entropy, for features as they are and for features of mean variance 1.
+        variance: of a component of the pairwise entropy, per dimension, rows on the sphere of radius sqrt(d).
+        temperature: of InfoNCE's cosine critic.
+
+    >>> InformationMonitor(every_n_steps=50).every_n_steps
+    50
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 250,
+        window: int = 8,
+        samples: int = 1024,
+        beta: float = 1.0,
+        variance: float = 0.1,
+        temperature: float = 0.1,
+    ) -> None:
+        for name, value, least in (("every_n_steps", every_n_steps, 0), ("window", window, 1), ("samples", samples, 2)):
+            if value < least:
+                raise UserError(f"{name} must be {least} or more, got {value}")
+        self.every_n_steps, self.window, self.samples = every_n_steps, window, samples
+        self.scales = Scales(beta, variance, temperature)
+        self.reports: dict[str, Report] = {}  # the newest, by logged prefix
+        self.spectra: dict[str, list[tuple[int, Tensor]]] = {}
+        self._recent: deque[dict[str, Views]] = deque(maxlen=window)
+        self._measured = 0
+        self._whole: dict[str, _WholeSet] = {}
+
+    # In training
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.every_n_steps:
+            return
+        step = trainer.global_step
+        left = -step % self.every_n_steps
+        if left >= self.window:
+            return
+        self._recent.append(layers_of(outputs))
+        if left or step == self._measured:
+            return
+        self._measured = step
+        for layer in self._recent[-1]:
+            report = self._of_steps([views[layer] for views in self._recent])
+            self._log(pl_module, f"train_info/{layer}", report)
+        self._recent.clear()
+
+    def _of_steps(self, steps: Sequence[Views]) -> Report:
+        last = steps[-1]
+        few, d = last[0].shape
+        views = len(last)
+        wanted = min(len(steps), math.ceil(4 * d / max(few, 1)))
+        # A window that is too short for the quantities that want one costs a covariance of the whole width for nothing.
+        if wanted * few <= views * d:
+            return measure(last, None, self.scales)
+        chosen = [torch.cat(rows) for rows in zip(*(step[:2] for step in steps[-wanted:]), strict=True)]
+        return measure(last, Moments.of(*chosen), self.scales, wanted)
+
+    # In validation
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._whole = {}
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.sanity_checking:
+            return
+        for layer, views in layers_of(outputs).items():
+            self._whole.setdefault(layer, _WholeSet(self.samples)).add(views, outputs["index"])
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not self._whole:
+            return
+        for layer, whole in self._whole.items():
+            self._log(pl_module, f"info/{layer}", whole.measure(self.scales))
+            self._keep_spectrum(layer, trainer.global_step, whole.moments.view(0))
+        folder = trainer.log_dir  # asks all ranks
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write(trainer, pl_module, Path(folder or trainer.default_root_dir))
+        self._whole = {}
+
+    def _keep_spectrum(self, layer: str, step: int, moments: Moments) -> None:
+        if moments.n < 2:
+            return
+        kept = self.spectra.setdefault(layer, [])
+        kept.append((step, torch.linalg.eigvalsh(moments.covariance()).flip(0).clamp_min(0).float().cpu()))
+        if len(kept) > MOST_SPECTRA:
+            del kept[1:-1:2]  # the first and the last stay
+
+    def _log(self, pl_module: LightningModule, prefix: str, report: Report) -> None:
+        self.reports[prefix] = report
+        for name, quantity in report.items():
+            pl_module.log(f"{prefix}/{name}", quantity.value, batch_size=1)
+
+    # What a person reads
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
+        from sslinfo.callbacks.information_figure import draw, log_to
+
+        folder.mkdir(parents=True, exist_ok=True)
+        blocks = [f"{prefix}\n{report}" for prefix, report in self.reports.items()]
+        text = f"step {trainer.global_step}\n\n" + "\n\n".join(blocks) + "\n"
+        (folder / "information.txt").write_text(text)
+        moments = {layer: whole.moments.view(0) for layer, whole in self._whole.items()}
+        figures = {layer: draw(layer, self.spectra[layer], own) for layer, own in moments.items() if own.n > 1}
+        for layer, figure in figures.items():
+            figure.savefig(folder / f"information_{layer}.png", dpi=110)
+        for logger in trainer.loggers:
+            log_to(logger, pl_module, figures, text, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spectra": self.spectra, "measured": self._measured}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.spectra = {layer: [tuple(row) for row in rows] for layer, rows in state_dict["spectra"].items()}  # type: ignore[misc]
+        self._measured = state_dict["measured"]
+
+
+def layers_of(outputs: Any) -> dict[str, Views]:
+    """Views of each layer, (N, d) each, in the outputs of a step: representations, and embeddings z1, z2, ..."""
+    if not isinstance(outputs, dict) or "representations" not in outputs:
+        return {}
+    embeddings = outputs["embeddings"]
+    projections = tuple(embeddings[f"z{i}"] for i in range(1, len(embeddings) + 1) if f"z{i}" in embeddings)
+    layers = {"representation": tuple(outputs["representations"]), "embedding": projections}
+    return {layer: views for layer, views in layers.items() if views}
+
+
+class _WholeSet:
+    """Moments of all samples, and some samples, chosen by a hash of their index: the same on any number of ranks."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.moments: Moments
+        self.count = 0
+        self.rows: Tensor | None = None  # (n, V, d)
+        self.index: Tensor | None = None
+
+    def add(self, views: Views, index: Tensor) -> None:
+        joint = 2 * views[0].shape[1] <= WIDEST_JOINT
+        some = Moments.of(*(views[:2] if joint else views[:1]))
+        self.moments = self.moments + some if self.count else some
+        self.count += len(index)
+        rows = torch.stack(views, dim=1)
+        if self.rows is not None and self.index is not None:
+            rows, index = torch.cat([self.rows, rows]), torch.cat([self.index, index])
+        chosen = _scatter(index).argsort()[: self.samples]
+        self.rows, self.index = rows[chosen], index[chosen]
+
+    def measure(self, scales: Scales) -> Report:
+        assert self.rows is not None
+        assert self.index is not None
+        return measure(self.rows[self.index.argsort()].unbind(1), self.moments, scales)
+
+
+def _scatter(index: Tensor) -> Tensor:
+    """A number for each index in an order that has nothing to do with theirs; distinct for distinct indices."""
+    mixed = (index.long() + 1) * -7046029254386353131  # odd, so invertible modulo 2^64
+    mixed = mixed ^ ((mixed >> 32) & 0xFFFFFFFF)
+    return mixed * -4417276706812531889
