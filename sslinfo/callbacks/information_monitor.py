@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
+from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
 from sslinfo.information import Moments
 from sslinfo.information.report import Report, Scales, measure
@@ -39,6 +41,8 @@ class InformationMonitor(Callback):
         beta: of the log-det entropy, for features as they are and for features of mean variance 1.
         variance: of a component of the pairwise entropy, per dimension, rows on the sphere of radius sqrt(d).
         temperature: of InfoNCE's cosine critic.
+        modules: names of further layers to watch, ``backbone.layers.6`` or ``projector.1`` for instance; activations of
+            more than two dimensions are averaged over all but samples and channels.
 
     >>> InformationMonitor(every_n_steps=50).every_n_steps
     50
@@ -52,19 +56,41 @@ class InformationMonitor(Callback):
         beta: float = 1.0,
         variance: float = 0.1,
         temperature: float = 0.1,
+        modules: Sequence[str] = (),
     ) -> None:
         for name, value, least in (("every_n_steps", every_n_steps, 0), ("window", window, 1), ("samples", samples, 2)):
             if value < least:
                 raise UserError(f"{name} must be {least} or more, got {value}")
         self.every_n_steps, self.window, self.samples = every_n_steps, window, samples
         self.scales = Scales(beta, variance, temperature)
+        self.taps = {name: _Tap() for name in modules}
         self.reports: dict[str, Report] = {}  # the newest, by logged prefix
         self.spectra: dict[str, list[tuple[int, Tensor]]] = {}
         self._recent: deque[dict[str, Views]] = deque(maxlen=window)
         self._measured = 0
         self._whole: dict[str, _WholeSet] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        known = [name for name, _ in pl_module.named_modules() if name]
+        for name, tap in self.taps.items():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:10]
+                raise UserError(
+                    f"modules={name!r} is not a module of {type(pl_module).__name__}: {', '.join(close)}, ..."
+                )
+            tap.attach(pl_module.get_submodule(name))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for tap in self.taps.values():
+            tap.detach()
+
     # In training
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        for tap in self.taps.values():
+            tap.outputs = (
+                [] if self.every_n_steps and -(trainer.global_step + 1) % self.every_n_steps < self.window else None
+            )
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -76,7 +102,7 @@ class InformationMonitor(Callback):
         left = -step % self.every_n_steps
         if left >= self.window:
             return
-        self._recent.append(layers_of(outputs))
+        self._recent.append({**layers_of(outputs), **self._tapped(len(batch["views"]))})
         if left or step == self._measured:
             return
         self._measured = step
@@ -96,10 +122,26 @@ class InformationMonitor(Callback):
         chosen = [torch.cat(rows) for rows in zip(*(step[:2] for step in steps[-wanted:]), strict=True)]
         return measure(last, Moments.of(*chosen), self.scales, wanted)
 
+    def _tapped(self, views: int, keep: Tensor | None = None) -> dict[str, Views]:
+        """The named modules' activations of the whole batch, by name and view."""
+        layers = {}
+        for name, tap in self.taps.items():
+            own = {str(number): rows for number, rows in enumerate(tap.take(views))}
+            whole = gather(own) if keep is None else gather_uneven({view: rows[keep] for view, rows in own.items()})
+            if whole:
+                layers[name] = tuple(whole.values())
+        return layers
+
     # In validation
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._whole = {}
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        for tap in self.taps.values():
+            tap.outputs = None if trainer.sanity_checking else []
 
     @torch.no_grad()
     def on_validation_batch_end(
@@ -113,7 +155,8 @@ class InformationMonitor(Callback):
     ) -> None:
         if trainer.sanity_checking:
             return
-        for layer, views in layers_of(outputs).items():
+        tapped = self._tapped(len(batch["views"]), batch["keep"]) if "representations" in outputs else {}
+        for layer, views in {**layers_of(outputs), **tapped}.items():
             self._whole.setdefault(layer, _WholeSet(self.samples)).add(views, outputs["index"])
 
     @torch.no_grad()
@@ -173,6 +216,35 @@ def layers_of(outputs: Any) -> dict[str, Views]:
     projections = tuple(embeddings[f"z{i}"] for i in range(1, len(embeddings) + 1) if f"z{i}" in embeddings)
     layers = {"representation": tuple(outputs["representations"]), "embedding": projections}
     return {layer: views for layer, views in layers.items() if views}
+
+
+class _Tap:
+    """Collects what a module returns, while asked to."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Tensor] | None = None
+        self.hook: Any = None
+
+    def attach(self, module: nn.Module) -> None:
+        self.detach()
+        self.hook = module.register_forward_hook(self._note)
+
+    def detach(self) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+        self.hook = None
+
+    def _note(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self.outputs is not None and isinstance(output, Tensor):
+            rows = output.detach()
+            if rows.dim() > 2:  # (N, C, H, W) maps, or (N, tokens, C) of a transformer
+                rows = rows.flatten(2).mean(2) if rows.dim() == 4 else rows.flatten(1, -2).mean(1)
+            self.outputs.append(rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows)
+
+    def take(self, views: int) -> list[Tensor]:
+        """(N, d) of each of the last views; clean images go through the network before them."""
+        outputs, self.outputs = self.outputs or [], None
+        return outputs[-views:]
 
 
 class _WholeSet:
