@@ -15,7 +15,8 @@ from scipy import stats
 from sslinfo.callbacks.probing import Mean
 from sslinfo.cli import console, main
 from sslinfo.errors import UserError
-from sslinfo.sweep import _draw, sweep
+from sslinfo.sweep import sweep
+from sslinfo.sweep_report import draw
 
 RECIPE = """
 seed_everything: 0
@@ -247,7 +248,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 def test_figure_shows_the_probe_against_the_option() -> None:
     points = [{"beta": beta, "weight": weight} for beta in (1.0, 10.0, 100.0) for weight in (5.0, 25.0)]
     means = [{"probe/knn_top1": Mean(0.01 * number, 0.005), "train/loss": Mean(1, 0)} for number in range(6)]
-    figure = _draw(points, means, "LogDet")
+    figure = draw(points, means, "LogDet")
     assert figure is not None
     (axis,) = figure.axes
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_xscale()) == ("beta of LogDet", "probe/knn_top1 (%)", "log")
@@ -255,7 +256,7 @@ def test_figure_shows_the_probe_against_the_option() -> None:
     # Lines stand side by side, 1.2 % of the axis apart: a factor of 100**.012 = 1.06.
     np.testing.assert_allclose(drawn, [[(1, 0), (10, 2), (100, 4)], [(1, 1), (10, 3), (100, 5)]], rtol=0.03)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["weight = 5", "weight = 25"]
-    narrow = _draw([{"variance": 0.1}, {"variance": 0.5}], [{"train/loss": Mean(1, 0)}] * 2, "PairDist")
+    narrow = draw([{"variance": 0.1}, {"variance": 0.5}], [{"train/loss": Mean(1, 0)}] * 2, "PairDist")
     assert narrow is not None
     assert (narrow.axes[0].get_xscale(), narrow.axes[0].get_ylabel()) == ("linear", "train/loss")
     assert not narrow.legends

@@ -142,14 +142,17 @@ def draw(found: dict[str, dict[str, np.ndarray]], steps: int, file: Path) -> Non
     left.set_yticks(range(len(names)), names)
     left.set_xlabel("top-1 on the test images, %")
     left.set_title(f"CIFAR-10, conv4, {steps} steps: each seed, and their mean")
-    left.legend(["linear probe, a seed", "linear probe, mean", "k-NN, a seed", "k-NN, mean"], loc="lower right")
+    left.legend(["linear probe, a seed", "linear probe, mean", "k-NN, a seed", "k-NN, mean"], loc="upper left")
     left.grid(axis="x", alpha=0.3)
-    for name in names:
+    for place, name in enumerate(names):
         x, y = found[name]["logdet"], found[name]["linear"]
         xerr, yerr = (v.std(ddof=1) / len(v) ** 0.5 if len(v) > 1 else None for v in (x, y))
         right.errorbar(x.mean(), y.mean(), xerr=xerr, yerr=yerr, fmt="o", capsize=3)
-        right.annotate(name, (x.mean(), y.mean()), xytext=(6, 4), textcoords="offset points", fontsize=9)
-    right.set_xlabel("log-det entropy of the representation, nats (beta 10, sphere of radius sqrt(d))")
+        # Neighbours have their names on opposite sides.
+        side = {"xytext": (7, -11), "ha": "left"} if place % 2 else {"xytext": (-7, 5), "ha": "right"}
+        right.annotate(name, (x.mean(), y.mean()), textcoords="offset points", fontsize=9, **side)
+    right.margins(x=0.2)
+    right.set_xlabel("log-det entropy of the representation, nats (beta 10)")
     right.set_ylabel("linear probe top-1, %")
     right.set_title("Entropy and accuracy: mean and standard error over seeds")
     right.grid(alpha=0.3)
