@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test benchmark compare clean
+.PHONY: run test benchmark compare compare-root clean
 
 run: $(VENV)/.installed
 	$(BIN)/sslinfo fit -c configs/quickstart.yaml
@@ -21,9 +21,11 @@ benchmark: $(VENV)/.installed-test
 SEEDS ?= 0 1 2
 STEPS ?= 300
 
-compare: $(VENV)/.installed
-	@test -n "$(ROOT)" || { echo "make compare ROOT=FOLDER: CIFAR-10 as an image folder, train/<class>/* and test/<class>/*"; exit 1; }
+compare: compare-root $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/run_compare.py --root $(ROOT) --seeds $(SEEDS) --steps $(STEPS)
+
+compare-root:
+	@test -n "$(ROOT)" || { echo "make compare ROOT=FOLDER: CIFAR-10 as an image folder, train/<class>/* and test/<class>/*"; exit 1; }
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

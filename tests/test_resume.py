@@ -250,11 +250,11 @@ def test_with_accumulated_batches(tmp_path: Path) -> None:
 # Each with a state of its own: EMA targets and their momentum, queues that no batch divides, prototypes that are frozen
 # in the first epoch, a learning rate that stays, slices that change.
 STATEFUL: dict[str, Callable[..., JointEmbedding]] = {
-    "byol": partial(BYOL, predictor=[16, 8], momentum=0.9),
-    "byol and pairdist": partial(BYOL, predictor=[16, 8], momentum=0.9, entropy=PairDist()),
+    "byol": partial(BYOL, predictor=[16], momentum=0.9),
+    "byol and pairdist": partial(BYOL, predictor=[16], momentum=0.9, entropy=PairDist()),
     "moco v2+": partial(MoCo, queue=300, predictor=None, momentum=0.9, final_momentum=0.99),
-    "moco v3": partial(MoCo, predictor=[16, 8], momentum=0.9),
-    "simsiam": partial(SimSiam, predictor=[4, 8]),
+    "moco v3": partial(MoCo, predictor=[16], momentum=0.9),
+    "simsiam": partial(SimSiam, predictor=[4]),
     "swav": partial(SwAV, prototypes=12, queue=300, queue_start_epoch=1, freeze_prototypes_epochs=1),
     "w-mse": WMSE,
 }
@@ -284,22 +284,42 @@ def test_an_ema_target_follows_optimizer_steps_not_batches(tmp_path: Path) -> No
     assert run(tmp_path, resume=tmp_path / "step=8.ckpt", init_seed=1) == after(whole, 2 * 8)
 
 
+def test_a_stop_between_accumulated_batches_is_said(tmp_path: Path) -> None:
+    class SavesBetween(Callback):
+        def on_train_batch_end(
+            self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            if batch_idx == 4:  # two optimizer steps and a batch
+                trainer.save_checkpoint(tmp_path / "between.ckpt")
+
+    def trained(**options: Any) -> None:
+        model = STATEFUL["byol"](backbone=Backbone(), in_channels=1, projector=[16, 8])
+        trainer = rank_trainer(0, 1, accumulate_grad_batches=2, max_steps=4, callbacks=[SavesBetween()])
+        trainer.fit(model, TwoViewDataModule("digits", batch_size=64), **options)
+
+    trained()
+    with pytest.warns(UserWarning, match="saved between accumulated batches: the gradient of 1 of them is lost"):
+        trained(ckpt_path=tmp_path / "between.ckpt")
+
+
 def test_another_global_batch_in_the_middle_of_an_epoch_is_an_error(tmp_path: Path) -> None:
     fit(tmp_path, stop_after=10)
     with pytest.raises(ValueError, match=r"9 batches of 128 images.*now a batch over all devices has 64"):
         fit(tmp_path, resume=tmp_path / "step=9.ckpt", batch_size=64)
 
 
-def _on_ranks(rank: int, world_size: int, folder: str) -> tuple[Any, ...]:
-    place = (rank, world_size)
-    whole = fit(Path(folder) / "whole", batch_size=64, ranks=place)
-    fit(Path(folder), batch_size=64, ranks=place, stop_after=20)
-    resumed = fit(Path(folder), batch_size=64, ranks=place, resume=Path(folder) / "step=18.ckpt", init_seed=7 + rank)
+def _on_ranks(rank: int, world_size: int, folder: str, name: str) -> tuple[Any, ...]:
+    place, file = (rank, world_size), Path(folder) / "step=18.ckpt"
+    objective = STATEFUL.get(name, VICREG)
+    whole = fit(Path(folder) / "whole", batch_size=64, ranks=place, objective=objective)
+    fit(Path(folder), batch_size=64, ranks=place, stop_after=20, objective=objective)
+    resumed = fit(Path(folder), batch_size=64, ranks=place, resume=file, init_seed=7 + rank, objective=objective)
     return whole, resumed
 
 
-def test_on_two_ranks(tmp_path: Path, ranks: Any) -> None:
-    results = ranks(2, _on_ranks, str(tmp_path))
+@pytest.mark.parametrize("name", ["vicreg", "byol", "moco v2+", "swav"])
+def test_on_two_ranks(tmp_path: Path, ranks: Any, name: str) -> None:
+    results = ranks(2, _on_ranks, str(tmp_path), name)
     for whole, resumed in results:
         assert sorted(whole) == list(range(1, LAST_STEP + 1))
         assert resumed == after(whole, 18)

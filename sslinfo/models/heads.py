@@ -21,8 +21,8 @@ def projection_head(
         in_features: width of the representation.
         widths: width of each layer, the last being the embedding's; an empty list gives the identity.
         norm: ``batch`` (as published for most methods), ``layer``, or ``none``. A layer followed by batch norm has no
-            bias, which the norm would cancel; nor has the last one, as in VICReg's own program: an objective of
-            covariances and distances gives it no gradient.
+            bias, which the norm would cancel; nor has the last one, as in VICReg's own program: no objective of
+            covariances and distances gives it a gradient. (SimCLR, BYOL, MoCo v2 and SwAV have one there as published.)
         last_norm: that norm, without scale and shift of its own, after the last layer too (SimSiam, MoCo v3).
 
     Shape: (N, in_features) -> (N, widths[-1]).

@@ -6,6 +6,7 @@ import copy
 import math
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 
@@ -24,7 +25,7 @@ def ema_momentum(step: int, total: float, base: float, final: float = 1.0) -> fl
 class EMATarget(nn.Module):
     """A copy of a chain of modules that follows their parameters as an exponential moving average, without gradient.
 
-    Buffers are the copy's own: its batch norms see the target's activations.
+    Buffers are the copy's own: its batch norms see the target's activations. Dropout and dropped paths are off.
 
     Args:
         *modules: applied one after the other, a backbone and a projector.
@@ -42,6 +43,11 @@ class EMATarget(nn.Module):
     def __init__(self, *modules: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(nn.Sequential(*modules)).requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+            elif isinstance(module, DropPath):
+                module.drop_prob = 0.0
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -61,6 +67,7 @@ class RingQueue(nn.Module):
     Args:
         size: rows kept; need not be a multiple of the rows pushed at a time.
         dim: width of a row.
+        dtype: of the rows.
 
     >>> queue = RingQueue(3, 1)
     >>> for value in (1.0, 2.0, 3.0, 4.0):
@@ -72,9 +79,9 @@ class RingQueue(nn.Module):
     rows: Tensor
     pushed: Tensor
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.register_buffer("rows", torch.zeros(size, dim))
+        self.register_buffer("rows", torch.zeros(size, dim, dtype=dtype))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()

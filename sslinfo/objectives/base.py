@@ -104,6 +104,7 @@ class JointEmbedding(LightningModule):
         self.entropy = entropy
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed: int | None = None
+        self._accumulated = 0  # batches since the last optimizer step
 
     # What a subclass may change
 
@@ -177,6 +178,7 @@ class JointEmbedding(LightningModule):
         return dict(terms), outputs
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        self._accumulated += 1
         terms, outputs = self.objective(batch["views"])
         count = len(batch["index"])
         for name, term in terms.items():
@@ -201,7 +203,7 @@ class JointEmbedding(LightningModule):
         if count > 1:
             try:
                 terms, more = self.objective(batch["views"], keep)
-            except (UserError, UndefinedEstimate) as error:
+            except UndefinedEstimate as error:
                 # The last batch of a set may be too small for a statistic; the others are not lost for that.
                 rank_zero_warn(f"a validation batch of {count} images is left out of val/loss: {error}")
                 return outputs
@@ -238,6 +240,7 @@ class JointEmbedding(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
+        self._accumulated = 0
         self.after_optimizer_step(step, self.trainer.estimated_stepping_batches)
 
     @property
@@ -259,6 +262,12 @@ class JointEmbedding(LightningModule):
         if channels != self.in_channels:
             raise UserError(
                 f"in_channels={self.in_channels}, but the images have {channels}: set --model.in_channels {channels}"
+            )
+        precision = getattr(self.trainer, "precision", None)
+        if precision in ("bf16-true", "16-true"):
+            raise UserError(
+                f"precision={precision} would train weights, targets and queues in half precision: set "
+                f"--trainer.precision {precision.replace('true', 'mixed')}"
             )
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise UserError(
@@ -285,12 +294,18 @@ class JointEmbedding(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["sslinfo_seed"] = self.seed
+        checkpoint["sslinfo_accumulated"] = self._accumulated
         left_out = getattr(getattr(self.trainer, "datamodule", None), "left_out", None)
         missing = ["data.dataset"] if left_out is None else [f"data.{name}" for name in left_out]
         checkpoint[LEFT_OUT_KEY] = [f"model.{name}" for name in self.left_out] + missing
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint.get("sslinfo_seed", self.seed)
+        if lost := checkpoint.get("sslinfo_accumulated", 0):
+            rank_zero_warn(
+                f"this checkpoint was saved between accumulated batches: the gradient of {lost} of them is lost, and a "
+                "resumed training differs from an uninterrupted one by that; save at optimizer steps to avoid it"
+            )
 
     def _check_arguments(self, embeddings: Mapping[str, Tensor]) -> None:
         try:

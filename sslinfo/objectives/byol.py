@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslinfo.errors import UserError
 from sslinfo.objectives.predictive import WithTarget, predictor_head
 
 
@@ -37,27 +38,29 @@ class BYOL(WithTarget):
     With ``entropy`` set to LogDet or PairDist it is the paper's BYOL + LogDet or BYOL + PairDist (arXiv:2303.00633).
 
     Args:
-        predictor: widths of the predictor's layers, the last being the embedding's.
+        predictor: widths of the predictor's hidden layers; it ends with the embedding's width.
         predictor_norm: norm between them.
         momentum: of the target's moving average at the first optimizer step.
         final_momentum: at the last; half a cosine between them.
         **kwargs: arguments of JointEmbedding.
 
     >>> import torch
-    >>> model = BYOL(backbone="conv4", projector=[32, 16], predictor=[32, 16])
+    >>> model = BYOL(backbone="conv4", projector=[32, 16], predictor=[32])
     >>> sorted(model.embed([torch.rand(4, 3, 32, 32)] * 2))
     ['p1', 'p2', 't1', 't2', 'z1', 'z2']
     """
 
     def __init__(
         self,
-        predictor: Sequence[int] = (4096, 256),
+        predictor: Sequence[int] = (4096,),
         predictor_norm: Literal["batch", "layer", "none"] = "batch",
         momentum: float = 0.99,
         final_momentum: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(momentum=momentum, final_momentum=final_momentum, **kwargs)
+        if predictor is None:
+            raise UserError("predictor=None: BYOL has one; [] is a single linear layer")
         self.predictor = predictor_head(self.embedding_dim, predictor, predictor_norm)
 
     def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -33,6 +33,15 @@ class EntropyHalf(nn.Module):
         return F.normalize(z, dim=1) * z.shape[1] ** 0.5 if self.normalize else z
 
 
+def check_weight(weight: float) -> None:
+    """Refuse a weight that would have the entropy minimised.
+
+    >>> check_weight(1.0)
+    """
+    if weight < 0:
+        raise UserError(f"weight must not be negative, got {weight}: it would minimise the entropy")
+
+
 class VarianceCovariance(EntropyHalf):
     """VICReg's own half: a hinge on each standard deviation and a penalty on covariances (arXiv:2105.04906, eq. 1-4).
 
@@ -114,6 +123,7 @@ class LogDet(EntropyHalf):
         super().__init__()
         if beta <= 0:
             raise UserError(f"LogDet needs beta > 0, got {beta}")
+        check_weight(weight)
         self.weight, self.beta, self.normalize = weight, beta, normalize
 
     def forward(self, *views: Tensor) -> dict[str, Tensor]:
@@ -148,6 +158,7 @@ class PairDist(EntropyHalf):
         normalize: bool = True,
     ) -> None:
         super().__init__()
+        check_weight(weight)
         if variance <= 0:
             raise UserError(f"PairDist needs variance > 0, got {variance}")
         if bound not in ("lower", "upper"):
@@ -185,6 +196,7 @@ class VonNeumann(EntropyHalf):
 
     def __init__(self, weight: float = 1.0, normalize: bool = True) -> None:
         super().__init__()
+        check_weight(weight)
         self.weight, self.normalize = weight, normalize
 
     def forward(self, *views: Tensor) -> dict[str, Tensor]:
@@ -198,7 +210,8 @@ class SIGReg(EntropyHalf):
     """Sketched isotropic Gaussian regularization (LeJEPA, arXiv:2511.08544): each random slice of z is standard normal.
 
     The loss is weight * T, T the Epps-Pulley statistic of ``sslinfo.information.epps_pulley`` averaged over slices and
-    views; about 1.05 for a normal batch of any size, and growing with N for any other. N(0, I) has the largest entropy
+    views (17 knots of [0, 3], doubled); about 1.05 for a normal batch of any size, and growing with the whole batch's N
+    for any other, so that a weight belongs to a batch size. N(0, I) has the largest entropy
     at its covariance; T is in no unit and is no entropy. Slices are new at every training step, equal on all ranks.
 
     Args:
@@ -216,6 +229,7 @@ class SIGReg(EntropyHalf):
 
     def __init__(self, weight: float = 1.0, slices: int = 256, seed: int = 0) -> None:
         super().__init__()
+        check_weight(weight)
         if slices < 1:
             raise UserError(f"SIGReg needs at least 1 slice, got {slices}")
         self.weight, self.slices, self.seed = weight, slices, seed

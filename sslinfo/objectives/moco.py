@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from sslinfo.distributed import gather
 from sslinfo.errors import UserError
 from sslinfo.models import RingQueue
 from sslinfo.objectives.predictive import WithTarget, predictor_head
@@ -41,7 +41,14 @@ def moco_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: float
 
 
 def moco_queue_loss(
-    q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, queue1: Tensor, queue2: Tensor, temperature: float = 0.2
+    q1: Tensor,
+    q2: Tensor,
+    k1: Tensor,
+    k2: Tensor,
+    queue1: Tensor,
+    queue2: Tensor,
+    temperature: float = 0.2,
+    own: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """MoCo v2+: cross-entropy of a query's own key among that key and the queue, mean over both directions.
 
@@ -50,6 +57,7 @@ def moco_queue_loss(
         k1, k2: keys of the two views, (N, d); no gradient flows through them.
         queue1, queue2: (M, d) keys of the same views of earlier batches, on the unit sphere; M may be 0.
         temperature: t > 0.
+        own: (N, M) which keys of the queues are of the query's own image, and left out.
 
     >>> z, queue = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])  # log(e + 1) - 1
     >>> round(moco_queue_loss(z, z, z, z, queue, queue, temperature=1.0)["loss"].item(), 4)
@@ -58,7 +66,10 @@ def moco_queue_loss(
     losses = []
     for q, k, queue in ((q1, k2, queue2), (q2, k1, queue1)):
         q, k = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1)
-        scores = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], dim=1) / temperature
+        others = q @ queue.to(q.dtype).T
+        if own is not None:
+            others = others.masked_fill(own, -torch.inf)
+        scores = torch.cat([(q * k).sum(1, keepdim=True), others], dim=1) / temperature
         losses.append(scores.logsumexp(1) - scores[:, 0])
     return {"loss": torch.cat(losses).mean()}
 
@@ -66,12 +77,14 @@ def moco_queue_loss(
 class MoCo(WithTarget):
     """Momentum contrast. ``queue=0`` with a predictor is v3; a queue without predictor is v2+.
 
-    A batch's keys join the queue after its loss, so a query never meets its own positive among the negatives. The queue
-    holds keys of whole batches, all ranks', in order.
+    A batch's keys join the queue after its loss, and keys of a query's own image from an earlier epoch are left out, so
+    a query never meets a positive among the negatives. (As published they stay: with 32,768 keys of 45,000 images a
+    quarter of the queries would meet one.) The queue holds keys of whole batches, all ranks', in order.
 
     Args:
         queue: keys kept for each view; 0 contrasts within the batch.
-        predictor: widths of the predictor's layers, the last being the embedding's; None takes projections as queries.
+        predictor: widths of the predictor's hidden layers; it ends with the embedding's width. None takes projections
+            as queries.
         predictor_norm: norm between them.
         temperature: of the softmax.
         momentum: of the target's moving average at the first optimizer step.
@@ -88,7 +101,7 @@ class MoCo(WithTarget):
     def __init__(
         self,
         queue: int = 0,
-        predictor: Sequence[int] | None = (4096, 256),
+        predictor: Sequence[int] | None = (4096,),
         predictor_norm: Literal["batch", "layer", "none"] = "batch",
         temperature: float = 0.2,
         momentum: float = 0.99,
@@ -104,7 +117,13 @@ class MoCo(WithTarget):
         self.temperature = temperature
         dim = self.embedding_dim
         self.predictor = predictor_head(dim, predictor, predictor_norm) if predictor is not None else nn.Identity()
+        if queue and predictor is not None:
+            raise UserError(
+                f"queue={queue} with a predictor is no version of MoCo: set predictor to null (v2+) or queue to 0 (v3)"
+            )
         self.queues = nn.ModuleList([RingQueue(queue, dim), RingQueue(queue, dim)] if queue else [])
+        self.images = RingQueue(queue, 1, torch.int64) if queue else None  # whose keys those are
+        self._index: Tensor | None = None
         if freeze_patch_embedding:
             patches = getattr(self.backbone, "patch_embed", None)
             if patches is None:
@@ -112,15 +131,6 @@ class MoCo(WithTarget):
                     f"freeze_patch_embedding=True, but {type(self.backbone).__name__} has no patch_embed as ViTs do"
                 )
             patches.requires_grad_(False)
-
-    def on_train_start(self) -> None:
-        images = self.trainer.num_training_batches * self.effective_batch / self.trainer.accumulate_grad_batches
-        size = len(self.queues[0].rows) if self.queues else 0  # type: ignore[arg-type]
-        if size >= images:
-            rank_zero_warn(
-                f"the queue of {size} keys is no shorter than an epoch of {images:.0f} images, so an image's own "
-                "earlier keys are among its negatives: lower model.queue"
-            )
 
     def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         z = super().embed(views)
@@ -131,10 +141,17 @@ class MoCo(WithTarget):
         if not self.queues:
             return moco_loss(q1, q2, k1, k2, self.temperature)
         queue1, queue2 = (queue.contents() for queue in self.queues)  # type: ignore[operator]
-        return moco_queue_loss(q1, q2, k1, k2, queue1, queue2, self.temperature)
+        known = self.images is not None and self._index is not None
+        own = self._index[:, None] == self.images.contents().T if known else None  # type: ignore[index,union-attr]
+        return moco_queue_loss(q1, q2, k1, k2, queue1, queue2, self.temperature, own)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        if self.images is None:
+            return super().training_step(batch, batch_idx)
+        self._index = gather({"index": batch["index"]})["index"]
         outputs = super().training_step(batch, batch_idx)
-        for queue, name in zip(self.queues, ("k1", "k2"), strict=False):
+        for queue, name in zip(self.queues, ("k1", "k2"), strict=True):
             queue.push(F.normalize(outputs["embeddings"][name], dim=1))  # type: ignore[operator]
+        self.images.push(self._index[:, None])
+        self._index = None
         return outputs

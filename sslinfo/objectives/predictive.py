@@ -12,21 +12,14 @@ from sslinfo.models import EMATarget, ema_momentum, projection_head
 from sslinfo.objectives.base import JointEmbedding
 
 
-def predictor_head(dim: int, widths: Sequence[int], norm: Literal["batch", "layer", "none"]) -> nn.Sequential:
-    """A head from embeddings (N, dim) to predictions of embeddings: its last width must be ``dim`` again.
-
-    Raises:
-        UserError: where it is not.
+def predictor_head(dim: int, hidden: Sequence[int], norm: Literal["batch", "layer", "none"]) -> nn.Sequential:
+    """A head from embeddings (N, dim) to predictions of embeddings (N, dim), with hidden layers of the given widths.
 
     >>> import torch
-    >>> predictor_head(4, [8, 4], "none")(torch.zeros(2, 4)).shape
+    >>> predictor_head(4, [8], "none")(torch.zeros(2, 4)).shape
     torch.Size([2, 4])
     """
-    if not widths or widths[-1] != dim:
-        raise UserError(
-            f"predictor={list(widths)} must end with the projector's last width, {dim}: it predicts an embedding"
-        )
-    return projection_head(dim, widths, norm)
+    return projection_head(dim, [*hidden, dim], norm)
 
 
 class WithTarget(JointEmbedding):

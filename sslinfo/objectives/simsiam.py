@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslinfo.errors import UserError
 from sslinfo.objectives.base import JointEmbedding
 from sslinfo.objectives.predictive import predictor_head
 
@@ -36,25 +37,27 @@ class SimSiam(JointEmbedding):
     """SimSiam: a predictor of each view's projection matches the other's, which stands still.
 
     Args:
-        predictor: widths of the predictor's layers, the last being the embedding's.
+        predictor: widths of the predictor's hidden layers; it ends with the embedding's width.
         predictor_norm: norm between them.
         constant_predictor_lr: the predictor's learning rate follows neither warm-up nor decay (section 4.2).
         **kwargs: arguments of JointEmbedding.
 
     >>> import torch
-    >>> model = SimSiam(backbone="conv4", projector=[32, 16], predictor=[8, 16])
+    >>> model = SimSiam(backbone="conv4", projector=[32, 16], predictor=[8])
     >>> sorted(model.embed([torch.rand(4, 3, 32, 32)] * 2))
     ['p1', 'p2', 'z1', 'z2']
     """
 
     def __init__(
         self,
-        predictor: Sequence[int] = (512, 2048),
+        predictor: Sequence[int] = (512,),
         predictor_norm: Literal["batch", "layer", "none"] = "batch",
         constant_predictor_lr: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if predictor is None:
+            raise UserError("predictor=None: SimSiam has one; [] is a single linear layer")
         self.predictor = predictor_head(self.embedding_dim, predictor, predictor_norm)
         self.constant_predictor_lr = constant_predictor_lr
 

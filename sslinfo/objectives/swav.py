@@ -89,8 +89,8 @@ class SwAV(JointEmbedding):
         prototypes: K, their number.
         temperature: of the softmax over prototypes.
         epsilon, iterations: of the balanced assignments.
-        queue: earlier embeddings of each view that take part in the balance, for batches much smaller than K; 0 is
-            none.
+        queue: earlier embeddings of each view that take part in the balance in training, for batches much smaller than
+            K; 0 is none.
         queue_start_epoch: first epoch that uses the queue; it is filled from the start.
         freeze_prototypes_epochs: the prototypes do not move in so many first epochs.
         **kwargs: arguments of JointEmbedding.
@@ -115,6 +115,9 @@ class SwAV(JointEmbedding):
         super().__init__(**kwargs)
         if prototypes < 2:
             raise UserError(f"prototypes must be 2 or more, got {prototypes}")
+        for name, count, least in (("queue", queue, 0), ("iterations", iterations, 1)):
+            if count < least:
+                raise UserError(f"{name} must be {least} or more, got {count}")
         for name, value in (("temperature", temperature), ("epsilon", epsilon)):
             if value <= 0:
                 raise UserError(f"{name} must be positive, got {value}")
@@ -130,8 +133,9 @@ class SwAV(JointEmbedding):
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        # In training alone: what an evaluation says of a checkpoint does not depend on the epoch it is run in.
         queues: list[Tensor] = []
-        if self.queues and self._trainer is not None and self.current_epoch >= self.queue_start_epoch:
+        if self.queues and self.training and self._trainer is not None and self.current_epoch >= self.queue_start_epoch:
             queues = [queue.contents() for queue in self.queues]  # type: ignore[operator]
         prototypes = self.prototypes.weight.to(z1.dtype)
         return swav_loss(z1, z2, prototypes, self.temperature, self.epsilon, self.iterations, *queues)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslinfo.errors import UserError
+from sslinfo.information import UndefinedEstimate
 from sslinfo.objectives.base import JointEmbedding
 
 
@@ -18,7 +20,8 @@ def whiten(z: Tensor, eps: float = 0.0) -> Tensor:
     The covariance, with divisor N - 1, is shrunk to (1 - eps) S + eps I; with eps = 0 the result's is exactly I.
 
     Raises:
-        UserError: a covariance without a Cholesky factor, and why.
+        UndefinedEstimate: too few samples for the dimensions.
+        UserError: a singular covariance.
 
     >>> z = whiten(torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
     >>> [[round(value, 2) + 0.0 for value in row] for row in torch.cov(z.T).tolist()]
@@ -26,7 +29,7 @@ def whiten(z: Tensor, eps: float = 0.0) -> Tensor:
     """
     n, d = z.shape
     if n < 2 or (n <= d and eps == 0):
-        raise UserError(
+        raise UndefinedEstimate(
             f"{n} samples have a covariance of rank {max(n - 1, 0)} at most, and {d} dimensions cannot be whitened: "
             f"raise data.batch_size or model.slice_size above {d}, take a narrower projector, or set model.eps above 0"
         )
@@ -75,6 +78,7 @@ class WMSE(JointEmbedding):
     Args:
         slice_size: samples that are whitened together; above the embedding's width.
         eps: shrinkage of the covariance towards I, for batches that have none that can be inverted.
+        projector: widths of the projection head's layers; the last is to be well below ``slice_size``.
         **kwargs: arguments of JointEmbedding.
 
     >>> model = WMSE(backbone="conv4", projector=[64, 16])
@@ -83,8 +87,10 @@ class WMSE(JointEmbedding):
     True
     """
 
-    def __init__(self, slice_size: int = 128, eps: float = 0.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self, slice_size: int = 128, eps: float = 0.0, projector: Sequence[int] = (1024, 64), **kwargs: Any
+    ) -> None:
+        super().__init__(projector=projector, **kwargs)
         if slice_size < 2:
             raise UserError(f"slice_size must be 2 or more, got {slice_size}")
         if not 0 <= eps < 1:

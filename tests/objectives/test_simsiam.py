@@ -82,7 +82,7 @@ def small(**options: Any) -> SimSiam:
         "in_channels": 1,
         "projector": [6],
         "projector_norm": "none",
-        "predictor": [5, 6],
+        "predictor": [5],
         "predictor_norm": "layer",
         "optimizer": OptimizerConfig("sgd", lr=0.5, batch_size_of_lr=4, weight_decay=0.01),
     }
@@ -169,5 +169,5 @@ def test_an_entropy_half_acts_on_the_projections_with_gradient() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(UserError, match=r"predictor=\[8, 4\] must end with the projector's last width, 6"):
-        small(predictor=[8, 4])
+    with pytest.raises(UserError, match=r"predictor=None: SimSiam has one"):
+        small(predictor=None)
