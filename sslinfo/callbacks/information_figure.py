@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 import torch
 from lightning.pytorch import LightningModule
 from matplotlib import colormaps
@@ -68,7 +69,7 @@ def log_to(logger: Any, module: LightningModule, figures: Mapping[str, Figure], 
     elif hasattr(logger, "log_image"):
         for layer, figure in figures.items():
             figure.canvas.draw()  # type: ignore[attr-defined]
-            pixels = torch.tensor(figure.canvas.buffer_rgba()).numpy()  # type: ignore[attr-defined]
+            pixels = numpy.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
             logger.log_image(f"info/{layer}", [pixels], step=step)
     else:
         note_once(module, f"{type(logger).__name__} takes no pictures: they are files in the run's folder")

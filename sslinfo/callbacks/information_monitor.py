@@ -17,6 +17,7 @@ from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
 from sslinfo.information import Moments
 from sslinfo.information.report import Report, Scales, measure
+from sslinfo.information.spectrum import eigenvalues
 
 Views = tuple[Tensor, ...]
 LAYERS = ("representation", "embedding")
@@ -67,7 +68,8 @@ class InformationMonitor(Callback):
         self.reports: dict[str, Report] = {}  # the newest, by logged prefix
         self.spectra: dict[str, list[tuple[int, Tensor]]] = {}
         self._recent: deque[dict[str, Views]] = deque(maxlen=window)
-        self._measured = 0
+        self._measured = self._validations = 0
+        self._stride = 1  # validations between two spectra that are kept
         self._whole: dict[str, _WholeSet] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -117,7 +119,7 @@ class InformationMonitor(Callback):
         views = len(last)
         wanted = min(len(steps), math.ceil(4 * d / max(few, 1)))
         # A window that is too short for the quantities that want one costs a covariance of the whole width for nothing.
-        if wanted * few <= views * d:
+        if wanted * few <= min(views, 2) * d:
             return measure(last, None, self.scales)
         chosen = [torch.cat(rows) for rows in zip(*(step[:2] for step in steps[-wanted:]), strict=True)]
         return measure(last, Moments.of(*chosen), self.scales, wanted)
@@ -155,7 +157,9 @@ class InformationMonitor(Callback):
     ) -> None:
         if trainer.sanity_checking:
             return
-        tapped = self._tapped(len(batch["views"]), batch["keep"]) if "representations" in outputs else {}
+        if not isinstance(outputs, dict) or "representations" not in outputs:
+            return
+        tapped = self._tapped(len(batch["views"]), batch["keep"])
         for layer, views in {**layers_of(outputs), **tapped}.items():
             self._whole.setdefault(layer, _WholeSet(self.samples)).add(views, outputs["index"])
 
@@ -165,19 +169,31 @@ class InformationMonitor(Callback):
             return
         for layer, whole in self._whole.items():
             self._log(pl_module, f"info/{layer}", whole.measure(self.scales))
-            self._keep_spectrum(layer, trainer.global_step, whole.moments.view(0))
+        self._keep_spectra(trainer.global_step)
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module, Path(folder or trainer.default_root_dir))
         self._whole = {}
 
-    def _keep_spectrum(self, layer: str, step: int, moments: Moments) -> None:
-        if moments.n < 2:
-            return
-        kept = self.spectra.setdefault(layer, [])
-        kept.append((step, torch.linalg.eigvalsh(moments.covariance()).flip(0).clamp_min(0).float().cpu()))
-        if len(kept) > MOST_SPECTRA:
-            del kept[1:-1:2]  # the first and the last stay
+    def _keep_spectra(self, step: int) -> None:
+        """The spectra of now, and of at most so many validations evenly spread over the training."""
+        spread = (self._validations - 1) % self._stride == 0  # whether the last one kept is one of those
+        for layer, whole in self._whole.items():
+            moments = whole.moments.view(0)
+            if moments.n < 2:
+                continue
+            kept = self.spectra.setdefault(layer, [])
+            if kept and not spread:
+                kept.pop()
+            kept.append((step, eigenvalues(moments.covariance()).float().cpu()))
+        if max((len(kept) for kept in self.spectra.values()), default=0) > MOST_SPECTRA:
+            for kept in self.spectra.values():
+                newest = kept[-1]
+                kept[:] = kept[::2]
+                if kept[-1] is not newest:
+                    kept.append(newest)
+            self._stride *= 2
+        self._validations += 1
 
     def _log(self, pl_module: LightningModule, prefix: str, report: Report) -> None:
         self.reports[prefix] = report
@@ -201,11 +217,13 @@ class InformationMonitor(Callback):
             log_to(logger, pl_module, figures, text, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"spectra": self.spectra, "measured": self._measured}
+        counts = {"measured": self._measured, "validations": self._validations, "stride": self._stride}
+        return {"spectra": self.spectra, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.spectra = {layer: [tuple(row) for row in rows] for layer, rows in state_dict["spectra"].items()}  # type: ignore[misc]
-        self._measured = state_dict["measured"]
+        self._measured, self._validations = state_dict["measured"], state_dict["validations"]
+        self._stride = state_dict["stride"]
 
 
 def layers_of(outputs: Any) -> dict[str, Views]:

@@ -19,6 +19,8 @@ from sslinfo.information.matrix_entropy import renyi_ceiling, renyi_entropy
 from sslinfo.information.moments import Moments
 from sslinfo.information.mutual_information import gaussian_mutual_information, infonce, view_information
 from sslinfo.information.spectrum import (
+    SpectralDecay,
+    covariance_spectrum,
     effective_rank,
     hadamard_gap,
     participation_ratio,
@@ -114,17 +116,21 @@ def measure(
     Returns:
         The quantities by name; one that does not exist at this N and d is among the reasons instead.
     """
-    report = Report(precision=f"samples in {str(views[0].dtype).removeprefix('torch.')}, computed in float64")
+    dtype = str(views[0].dtype).removeprefix("torch.")
+    eps = min(torch.finfo(views[0].dtype).eps, torch.finfo(torch.float32).eps)  # coarser samples are taken as they are
+    report = Report(precision=f"samples in {dtype}, computed in float64")
     beta, variance, temperature = scales
     z1 = views[0]
     first: Tensor | Moments = z1 if moments is None else moments.view(0)
-    pair: tuple[Any, ...] = tuple(views[:2]) if moments is None else (moments,)
+    joint = moments if moments is not None and len(moments.sizes) > 1 else None
+    pair: tuple[Any, ...] = tuple(views[:2]) if joint is None else (joint,)
     few, d = z1.shape
     n = few if moments is None else moments.n
     ceiling = rank_ceiling(n, d)
     sphere = F.normalize(z1.double(), dim=1) * math.sqrt(d)
     component = variance * d
-    on_sphere = f"rows on the sphere of radius sqrt(d), variance {variance:g} a dimension"
+    on_sphere = f"rows on the sphere of radius sqrt(d), component variance {variance:g} d"
+    both = few if joint is None else n
     steps = f", window of {window} steps" if window > 1 else ""
 
     def add(
@@ -144,39 +150,102 @@ def measure(
             about = settings + (steps if count == n else "")
             report.quantities[name] = Quantity(value, ceiling, unit, count, d, about)
         else:
-            report.reasons[name] = f"{value} at N={count}, d={d}: the covariance is singular"
+            report.reasons[name] = f"{value} at N={count}, d={d}: a covariance is singular, or the views coincide"
+
+    @functools.cache
+    def mean_variance() -> float:
+        wide = first.double() if isinstance(first, Tensor) else first
+        spread = wide.var(0) if isinstance(wide, Tensor) else wide.covariance().diagonal()
+        mean = wide.mean(0) if isinstance(wide, Tensor) else wide.mean
+        if float(spread.mean()) <= (64 * eps * float(mean.abs().max())) ** 2:
+            raise UndefinedEstimate(f"all {n} samples are one point: there is no variance to divide by")
+        return float(spread.mean())
+
+    def above_rounding() -> Tensor:
+        """Which eigenvalues are more than the samples' rounding makes, or, of float64 ones, the covariance's."""
+        values = covariance_spectrum(first)
+        mean = first.double().mean(0) if isinstance(first, Tensor) else first.mean
+        size = max(float(values[0]), float(mean.square().max()))
+        return values > d * max(eps**2 * size, torch.finfo(torch.float64).eps * float(values[0]))
+
+    def nonsingular(compute: Callable[[], Tensor]) -> Tensor:
+        if n > d and not bool(above_rounding()[-1]):
+            raise UndefinedEstimate(f"the covariance is singular to {dtype}'s rounding at N={n}, d={d}")
+        return compute()
+
+    def mutual_information() -> Tensor:
+        # Directions without variance are left out, and in float64 they are told from others.
+        if views[0].dtype != torch.float64 and both > 2 * d:
+            wide = Moments.of(z1) if isinstance(first, Tensor) else first
+            covariance = wide.covariance()
+            deviation = covariance.diagonal().clamp_min(1e-300).sqrt()
+            noise = eps * float(((wide.mean.abs() + deviation) / deviation).max())
+            smallest = torch.linalg.eigvalsh(covariance / torch.outer(deviation, deviation))[0]
+            if float(smallest) <= d * (8 * noise) ** 2:
+                raise UndefinedEstimate(f"the covariance is singular to {dtype}'s rounding at N={both}, d={d}")
+        return gaussian_mutual_information(*pair)
+
+    def decay() -> SpectralDecay:
+        kept = min(100, int(above_rounding().sum()))
+        if kept < 8:
+            raise UndefinedEstimate(
+                f"spectral_decay needs 3 eigenvalues in 6..100, and {kept} are above {dtype}'s rounding at N={n}, d={d}"
+            )
+        return spectral_decay(first, stop=kept)
 
     def unit_variance() -> Tensor:
-        spread = first.var(0) if isinstance(first, Tensor) else first.covariance().diagonal()
-        mean_variance = float(spread.mean())
-        if mean_variance <= 0:
-            raise UndefinedEstimate("all samples are one point: there is no variance to divide by")
-        return logdet_entropy(first, beta=beta / mean_variance)
+        return logdet_entropy(first, beta=beta / mean_variance())
 
     add("logdet_entropy", lambda: logdet_entropy(first, beta=beta), "nats", f"beta {beta:g}, z as it is")
     add("logdet_entropy_unit_variance", unit_variance, "nats", f"beta {beta:g}, z of mean variance 1")
-    add("gaussian_entropy", lambda: gaussian_entropy(first, debias=True), "nats", "finite-sample bias removed")
+    add(
+        "gaussian_entropy",
+        lambda: nonsingular(lambda: gaussian_entropy(first, debias=True)),
+        "nats",
+        "finite-sample bias removed",
+    )
     cap = float(pairwise_entropy_cap(few, d, component)) if few else None
     add("pairwise_entropy_lower", lambda: pairwise_entropy(sphere, component, "lower"), "nats", on_sphere, cap, few)
     add("pairwise_entropy_upper", lambda: pairwise_entropy(sphere, component, "upper"), "nats", on_sphere, cap, few)
-    add("von_neumann_entropy", lambda: renyi_entropy(sphere), "nats", "uncentred", renyi_ceiling(max(few, 1), d), few)
+    add(
+        "von_neumann_entropy",
+        lambda: renyi_entropy(sphere),
+        "nats",
+        "uncentred, rows on the unit sphere",
+        renyi_ceiling(max(few, 1), d),
+        few,
+    )
 
     add("effective_rank", lambda: effective_rank(first), "dimensions", "centred", ceiling)
-    add("rankme", lambda: rankme(first), "dimensions", "uncentred, eps 1e-7", min(n, d))
+    add("rankme", lambda: rankme(first), "dimensions", "uncentred, eps 1e-7", _rankme_ceiling(min(n, d)))
     add("participation_ratio", lambda: participation_ratio(first), "dimensions", "centred", ceiling)
     add("stable_rank", lambda: stable_rank(first), "dimensions", "centred", ceiling)
-    add("spectral_decay", lambda: spectral_decay(first).exponent, "exponent", "eigenvalues 6 to 100")
-    add("spectral_decay_r2", lambda: spectral_decay(first).r2, "R^2", "of that fit", 1.0)
-    add("hadamard_gap", lambda: hadamard_gap(first), "nats", "0 for a diagonal covariance")
+    add("spectral_decay", lambda: decay().exponent, "exponent", "eigenvalues 6 to 100")
+    add("spectral_decay_r2", lambda: decay().r2, "R^2", "of that fit", 1.0)
+    add("hadamard_gap", lambda: nonsingular(lambda: hadamard_gap(first)), "nats", "0 for a diagonal covariance")
     add("off_diagonal_covariance", lambda: _off_diagonal(first), "", "VICReg's c: sum of squares / d")
-    add("feature_std", lambda: feature_std(z1), "", "rows on the unit sphere", 1 / math.sqrt(d), few)
+    add(
+        "feature_std",
+        lambda: feature_std(z1),
+        "",
+        "rows on the unit sphere",
+        math.sqrt(few / (max(few - 1, 1) * d)),
+        few,
+    )
     add("uniformity", lambda: uniformity(z1, normalize=True), "", "t 2, rows on the unit sphere", 0.0, few)
 
     if len(views) > 1:
         z2 = views[1]
         other = F.normalize(z2.double(), dim=1) * math.sqrt(d)
         add("alignment", lambda: alignment(z1, z2, normalize=True), "", "rows on the unit sphere", None, few)
-        add("gaussian_mutual_information", lambda: gaussian_mutual_information(*pair), "nats", "bias removed")
+        add(
+            "gaussian_mutual_information",
+            mutual_information,
+            "nats",
+            "bias removed",
+            None,
+            both,
+        )
         contrast: list[str] = []
 
         def infonce_value() -> Tensor:
@@ -188,12 +257,12 @@ def measure(
         if contrast and "infonce" in report.quantities:
             q = report.quantities["infonce"]
             report.quantities["infonce"] = q._replace(settings=f"{q.settings}, {contrast[0]}")
-        logdet = functools.cache(lambda: view_information(*pair, beta=beta))
+        logdet = functools.cache(lambda: (mean_variance(), view_information(*pair, beta=beta))[1])
         kernel = functools.cache(lambda: view_information(sphere, other, "pairwise", variance=component))
         proxy, bound = f"proxy, beta {beta:g}", f"lower bound for the empirical mixture, {on_sphere}"
-        add("view_logdet_entropy", lambda: logdet().entropy, "nats", proxy)
-        add("view_logdet_conditional", lambda: logdet().conditional, "nats", proxy)
-        add("view_logdet_total", lambda: logdet().total, "nats", proxy)
+        add("view_logdet_entropy", lambda: logdet().entropy, "nats", proxy, None, both)
+        add("view_logdet_conditional", lambda: logdet().conditional, "nats", proxy, None, both)
+        add("view_logdet_total", lambda: logdet().total, "nats", proxy, None, both)
         add("view_pairwise_entropy", lambda: kernel().entropy, "nats", bound, None, few)
         add("view_pairwise_conditional", lambda: kernel().conditional, "nats", bound, None, few)
         add("view_pairwise_total", lambda: kernel().total, "nats", bound, math.log(max(few, 1)), few)
@@ -205,6 +274,7 @@ def measure(
     return report
 
 
+@torch.no_grad()
 def report(z1: Tensor, z2: Tensor | None = None, labels: Tensor | None = None) -> Report:
     """All diagnostics of representations given as arrays.
 
@@ -237,6 +307,11 @@ def report(z1: Tensor, z2: Tensor | None = None, labels: Tensor | None = None) -
     return found
 
 
+def _rankme_ceiling(rank: int, eps: float = 1e-7) -> float:
+    """RankMe of ``rank`` equal singular values: eps is added to each share, so that it is not quite their number."""
+    return math.exp(-(1 + rank * eps) * math.log(1 / rank + eps)) if rank else 0.0
+
+
 def _text(ceiling: float | None) -> str:
     return "" if ceiling is None else f"{ceiling:.4g}"
 
@@ -263,7 +338,10 @@ def _add_labels(found: Report, z: Tensor, labels: Tensor) -> None:
     total = (z - z.mean(0)).square().sum()
     between = (means[members] - z.mean(0)).square().sum()
     about = f"{len(classes)} classes"
-    found.quantities["class_share_of_variance"] = Quantity(float(between / total), 1.0, "share", n, d, about)
+    if float(total) <= n * d * (64 * torch.finfo(z.dtype).eps * float(z.abs().max())) ** 2:
+        found.reasons["class_share_of_variance"] = f"all {n} labelled samples are one point"
+    else:
+        found.quantities["class_share_of_variance"] = Quantity(float(between / total), 1.0, "share", n, d, about)
     unit = F.normalize(z, dim=1)
     right = 0
     with full_precision(z.device):

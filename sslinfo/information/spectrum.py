@@ -116,7 +116,9 @@ def rankme(z: Tensor | Moments, eps: float = 1e-7, *, dtype: torch.dtype = torch
     eps = checks.positive("eps", eps)
     if isinstance(z, Moments):
         moments = as_moments(z, dtype)
-        values = eigenvalues(moments.second_moment()).sqrt()[: rank_ceiling(moments.n, moments.d, centered=False)]
+        squares = eigenvalues(moments.second_moment())[: rank_ceiling(moments.n, moments.d, centered=False)]
+        # What rounding leaves of an eigenvalue of zero has a square root that counts.
+        values = torch.where(squares > moments.d * torch.finfo(squares.dtype).eps * squares[0], squares, 0.0).sqrt()
     else:
         values = torch.linalg.svdvals(checks.samples(z, dtype).double())
     if float(values.detach().max()) == 0:

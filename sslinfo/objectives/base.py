@@ -145,6 +145,13 @@ class JointEmbedding(LightningModule):
             The named terms; and ``{"representations": [(N, num_features), ...], "embeddings": {name: (N, d)}}``,
             detached, of the whole batch of N rows.
         """
+        whole, outputs = self._whole_batch(views, keep)
+        return self._terms(whole), outputs
+
+    def _whole_batch(
+        self, views: Sequence[Tensor], keep: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Embeddings of all ranks in float32 or wider, and what callbacks are given of the batch."""
         seen: list[Tensor] = []
         hook = self.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
         try:
@@ -165,17 +172,22 @@ class JointEmbedding(LightningModule):
                 kept = gather_uneven({name: z[keep] for name, z in {**wide, **extra}.items()})
                 whole = {name: kept[name] for name in wide}
                 extra = {name: kept[name] for name in extra}
-            self._check_arguments(whole)
+        outputs = {
+            "representations": list(extra.values()),
+            "embeddings": {name: z.detach() for name, z in whole.items()},
+        }
+        return whole, outputs
+
+    def _terms(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss and its terms, with autocast off."""
+        self._check_arguments(whole)
+        with full_precision(self.device):
             terms = self.loss(**whole)
             if self.entropy is not None and self.adds_entropy:
                 terms = self._add_entropy(terms, whole)
         if not isinstance(terms, Mapping) or not isinstance(terms.get("loss"), Tensor) or terms["loss"].dim() != 0:
             raise UserError(f"{type(self).__name__}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
-        outputs = {
-            "representations": list(extra.values()),
-            "embeddings": {name: z.detach() for name, z in whole.items()},
-        }
-        return dict(terms), outputs
+        return dict(terms)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         self._accumulated += 1
@@ -200,14 +212,15 @@ class JointEmbedding(LightningModule):
             }
         )
         count = len(outputs["index"])
+        whole, more = self._whole_batch(batch["views"], keep)
+        outputs.update(more)
         if count > 1:
             try:
-                terms, more = self.objective(batch["views"], keep)
+                terms = self._terms(whole)
             except UndefinedEstimate as error:
                 # The last batch of a set may be too small for a statistic; the others are not lost for that.
                 rank_zero_warn(f"a validation batch of {count} images is left out of val/loss: {error}")
                 return outputs
-            outputs.update(more)
             self.log_dict({f"val/{name}": term for name, term in terms.items()}, batch_size=count)
         return outputs
 

@@ -261,7 +261,7 @@ def test_fewer_samples_than_dimensions() -> None:
         rel = 1e-4 if name == "rankme" else 1e-8  # moments resolve singular values down to 1e-8 of the largest
         assert quantity.value == pytest.approx(found[name].value, rel=rel, abs=1e-10), name
     assert found["effective_rank"].ceiling == n - 1
-    assert found["rankme"].ceiling == n
+    assert found["rankme"].ceiling == pytest.approx(n, rel=1e-5)
 
 
 def test_joint_width_decides_on_information_between_views() -> None:
