@@ -224,13 +224,13 @@ def test_hyper_parameters_leave_out_what_has_no_plain_form(in_tmp: Path) -> None
     assert torch.load("plain.pt", weights_only=True) == dict(model.hparams)
 
 
-def test_a_data_set_given_from_python_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_data_set_given_from_python_is_asked_for(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = torch.randint(0, 256, (24, 1, 8, 8), dtype=torch.uint8)
     data = TwoViewDataModule(TensorDataset(images, torch.arange(24) % 3), batch_size=8, views="digits")
     model = VICReg(backbone="conv4", backbone_options={"width": 2}, in_channels=1, projector=[8, 4])
     trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, limit_val_batches=0)
     trainer.fit(model, datamodule=data)
-    path = str(tmp_path / "run.ckpt")
+    path = str(in_tmp / "run.ckpt")
     trainer.save_checkpoint(path)
     with pytest.raises(UserError, match="data.dataset of this run was an object"):
         main(["validate", "--ckpt_path", path])
