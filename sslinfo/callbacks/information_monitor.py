@@ -69,6 +69,7 @@ class InformationMonitor(Callback):
         self.spectra: dict[str, list[tuple[int, Tensor]]] = {}
         self._recent: deque[dict[str, Views]] = deque(maxlen=window)
         self._measured = self._validations = 0
+        self._watching = False
         self._stride = 1  # validations between two spectra that are kept
         self._whole: dict[str, _WholeSet] = {}
 
@@ -89,23 +90,20 @@ class InformationMonitor(Callback):
     # In training
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Whether the optimizer step that this batch is part of is among the last before a measurement.
+        self._watching = self.every_n_steps > 0 and -(trainer.global_step + 1) % self.every_n_steps < self.window
         for tap in self.taps.values():
-            tap.outputs = (
-                [] if self.every_n_steps and -(trainer.global_step + 1) % self.every_n_steps < self.window else None
-            )
+            tap.outputs = [] if self._watching else None
 
     @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self.every_n_steps:
+        if not self._watching:
             return
         step = trainer.global_step
-        left = -step % self.every_n_steps
-        if left >= self.window:
-            return
         self._recent.append({**layers_of(outputs), **self._tapped(len(batch["views"]))})
-        if left or step == self._measured:
+        if step % self.every_n_steps or step == self._measured:
             return
         self._measured = step
         for layer in self._recent[-1]:
