@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sslinfo.callbacks.information_monitor import layers_of
 from sslinfo.errors import UserError
+from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.spectrum import covariance_spectrum, effective_rank
 
 Kind = Literal["complete", "dimensional", "cluster"]
@@ -72,18 +73,20 @@ class Evidence:
             noise = float((z1 - z2).square().sum() / total.clamp_min(1e-300))
         # In a narrow cone the variance is of the lengths, which a loss of angles does not see.
         shape, other = (unit, z2 if z2 is None else F.normalize(z2, dim=1)) if spread < NARROW else (z1, z2)
-        spectrum = covariance_spectrum(shape)
-        if float(spectrum[0]) <= 0:
-            return cls(spread, std, noise, 1.0, 1.0, min(len(z1) - 1, z1.shape[1]), None)
+        possible = min(len(z1) - 1, z1.shape[1])
+        try:
+            rank = float(effective_rank(shape))
+        except UndefinedEstimate:  # all on one point
+            return cls(spread, std, noise, 1.0, 1.0, possible, None)
         deviation = shape.std(0)
         correlation = covariance_spectrum(shape / torch.where(deviation > 0, deviation, 1))
         return cls(
             spread,
             std,
             noise,
-            float(effective_rank(shape)),
+            rank,
             float(correlation[0] / correlation.sum()),
-            min(len(z1) - 1, z1.shape[1]),
+            possible,
             tight_clusters(shape, other),
         )
 
@@ -212,7 +215,11 @@ class CollapseAlarm(Callback):
             return
         kind, evidence = found
         if kind == self._suspected and kind not in self.alarms:
-            self._raise(trainer, kind, f"{kind} collapse of the embedding at step {step}: {evidence}. {REMEDY[kind]}.")
+            self._raise(
+                trainer,
+                kind,
+                f"{kind} collapse of the embedding at step {step}: {evidence}. What usually helps: {REMEDY[kind]}.",
+            )
         self._suspected = kind
 
     def _raise(self, trainer: Trainer, kind: Kind, message: str) -> None:

@@ -37,11 +37,23 @@ lidar                       at most min(n - 1, d)                        raw: no
 normality                   p-value and effect sizes                     p alone: its power is a matter of N
 epps_pulley                 1.05 on average under N(0, I)                data not standardised
 local_gaussian_entropy      exact within one affine piece                a nat off where ``affine_residual`` nears 0.6
+generalization_bound        the risk above, with probability 1 - delta,  vacuous at or above ``best_constant``; pairs of
+                            if ``certified`` or ``corollary`` exists     one image, or a network trained on the pairs
 =========================== ============================================ ==============================================
 
 Ranks and entropies compare runs of one method; they select no model across methods: necessary, not sufficient.
 """
 
+from sslinfo.information.bound import (
+    Bound,
+    LeastSquares,
+    PairSums,
+    best_constant,
+    checkpoint_complexity,
+    generalization_bound,
+    prediction_complexity,
+    within_radius,
+)
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.cholesky import JitterWarning
 from sslinfo.information.entropy import (
@@ -92,21 +104,26 @@ from sslinfo.information.spectrum import (
 from sslinfo.information.vmf import vmf_entropy, vmf_log_normalizer
 
 __all__ = [
+    "Bound",
     "CharacteristicSums",
     "FourthMoments",
     "GroupedMoments",
     "InfoNCE",
     "JitterWarning",
+    "LeastSquares",
     "LocalAffine",
     "Moments",
     "NoiseNormality",
     "Normality",
+    "PairSums",
     "SpectralDecay",
     "UndefinedEstimate",
     "ViewInformation",
     "affine_residual",
     "alignment",
     "benjamini_hochberg",
+    "best_constant",
+    "checkpoint_complexity",
     "covariance_spectrum",
     "effective_rank",
     "epps_pulley",
@@ -114,6 +131,7 @@ __all__ = [
     "gaussian_entropy",
     "gaussian_logdet_bias",
     "gaussian_mutual_information",
+    "generalization_bound",
     "hadamard_gap",
     "infonce",
     "knn_entropy",
@@ -126,6 +144,7 @@ __all__ = [
     "pairwise_entropy",
     "pairwise_entropy_cap",
     "participation_ratio",
+    "prediction_complexity",
     "rank_ceiling",
     "rankme",
     "renyi_ceiling",
@@ -136,4 +155,5 @@ __all__ = [
     "view_information",
     "vmf_entropy",
     "vmf_log_normalizer",
+    "within_radius",
 ]

@@ -12,6 +12,7 @@ import torch
 from rank_trainer import rank_trainer
 from torch import Tensor
 
+from sslinfo.callbacks import CollapseAlarm
 from sslinfo.callbacks.features import clean_features
 from sslinfo.callbacks.probing import label_efficiency
 from sslinfo.data import TwoViewDataModule
@@ -104,8 +105,10 @@ def test_200_steps_do_not_collapse_and_teach(
 ) -> None:
     data = TwoViewDataModule("digits", batch_size=128, val_fraction=0.25)
     model = build(name)
-    trainer = rank_trainer(0, 1, max_steps=200, check_val_every_n_epoch=20, precision=precision)
+    alarm = CollapseAlarm()
+    trainer = rank_trainer(0, 1, max_steps=200, check_val_every_n_epoch=20, precision=precision, callbacks=[alarm])
     trainer.fit(model, data)
+    assert not alarm.alarms
     metrics = {metric: float(value) for metric, value in trainer.callback_metrics.items()}
     assert {"train/loss", "val/loss"} <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values()), metrics
