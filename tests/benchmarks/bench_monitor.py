@@ -1,10 +1,11 @@
-"""Cost of InformationMonitor in training: ``python tests/benchmarks/bench_monitor.py [--root FOLDER]``.
+"""Cost of the diagnostics in training: ``python tests/benchmarks/bench_monitor.py [--root FOLDER] [--cadences 250]``.
 
-conv4 at batch 256 on CIFAR-10, with and without the monitor, in one training: blocks of as many steps as the cadence
-take turns, and each block that is watched holds one measurement. The ratio is of total times. Where the cadence tried
-is shorter than the default one, the overhead at the default follows from the cost of one measurement, the copies of the
-window's steps included: 1 + cost / (cadence x step). FOLDER is CIFAR-10 as an image folder (train/<class>/*,
-test/<class>/*); without it, random images of that size in memory.
+conv4 at batch 256 on CIFAR-10, with and without InformationMonitor and CollapseAlarm, in one training: blocks that are
+watched, as long as the monitor's cadence and with one measurement each, take turns with bare ones of at most ``--rest``
+steps. The ratio is of the mean seconds of a step in both, all steps between two measurements included. For a cadence
+below the default, the overhead at the default follows from the cost of one measurement, the copies of the window's
+steps included: 1 + cost / (cadence x step). FOLDER is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*);
+without it, random images of that size in memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import math
 import os
 import statistics
 import tempfile
@@ -24,7 +26,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import TensorDataset
 
-from sslinfo.callbacks import InformationMonitor
+from sslinfo.callbacks import CollapseAlarm, InformationMonitor
 from sslinfo.data import TwoViewDataModule
 from sslinfo.objectives import LogDet, VICReg
 from sslinfo.optim import OptimizerConfig
@@ -45,41 +47,45 @@ class TimedMonitor(InformationMonitor):
 
 
 class Turns(Callback):
-    """Seconds of each block of steps, of which every other one is watched; the first two are to warm up.
+    """Seconds of each block of steps: watched ones take turns with bare ones; the first of both are to warm up.
 
-    It stands before the monitor among the callbacks: what the monitor does at the end of a step is in the block whose
-    last step that is, since a block ends where the next one's first batch starts.
+    It stands before the diagnostics among the callbacks: what they do at the end of a step is in the block whose last
+    step that is, since a block ends where the next one's first batch starts.
     """
 
-    def __init__(self, monitor: InformationMonitor, cadence: int) -> None:
-        self.monitor, self.cadence = monitor, cadence
+    def __init__(self, monitor: InformationMonitor, alarm: CollapseAlarm, cadence: int, rest: int) -> None:
+        self.monitor, self.alarm, self.cadence, self.rest = monitor, alarm, cadence, rest
+        self.checks = alarm.every_n_steps
         self.start = 0.0
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        block, place = divmod(trainer.global_step, self.cadence)
-        if place:
+        turn, place = divmod(trainer.global_step, self.rest + self.cadence)
+        if place not in (0, self.rest):
             return
-        now = time.perf_counter()
-        if block > 2:
-            self.seconds[(block - 1) % 2 == 1].append(now - self.start)
+        now, watched = time.perf_counter(), place == self.rest
+        if turn > 1 or (turn == 1 and watched):
+            self.seconds[not watched].append(now - self.start)
         self.start = now
-        self.monitor.every_n_steps = self.cadence if block % 2 == 1 else 0
+        self.monitor.every_n_steps = trainer.global_step + self.cadence if watched else 0
+        self.alarm.every_n_steps = self.checks if watched else 10**9
 
 
-def train(data: TwoViewDataModule, width: int, cadence: int, events: int) -> tuple[dict[bool, list[float]], float]:
+def train(
+    data: TwoViewDataModule, width: int, cadence: int, rest: int, events: int
+) -> tuple[dict[bool, list[float]], float]:
     """Seconds of the blocks that are watched (True) and of those that are not; seconds in the hook for one event."""
     config = OptimizerConfig("adamw", lr=1e-3, schedule="constant")
     model = VICReg(LogDet(), backbone="conv4", projector=[width] * 3, optimizer=config)
-    monitor = TimedMonitor(every_n_steps=cadence)
-    turns = Turns(monitor, cadence)
+    monitor, alarm = TimedMonitor(every_n_steps=cadence), CollapseAlarm()
+    turns = Turns(monitor, alarm, cadence, rest)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            max_steps=cadence * (2 + 2 * events) + 1,  # one step more: a block ends with the start of the next
+            max_steps=(rest + cadence) * (1 + events) + 1,  # one step more: a block ends with the start of the next
             max_epochs=-1,
             accelerator="cpu",
             devices=1,
-            callbacks=[turns, monitor],
+            callbacks=[turns, monitor, alarm],
             logger=TensorBoardLogger(folder),
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -98,6 +104,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--widths", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--cadences", type=int, nargs="+", default=[10, 25])
+    parser.add_argument("--rest", type=int, default=50, help="longest block without diagnostics")
     parser.add_argument("--events", type=int, default=10, help="measurements that are timed")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -114,22 +121,27 @@ def main() -> None:
     rows = []
     for width in arguments.widths:
         for cadence in arguments.cadences:
-            seconds, hook = train(data, width, cadence, arguments.events)
-            watched, bare = (sum(seconds[kind]) for kind in (True, False))
-            assert len(seconds[True]) == len(seconds[False]) == arguments.events
-            step = bare / (cadence * arguments.events)
-            event = (watched - bare) / arguments.events
-            pairs = [one - other for one, other in zip(seconds[True], seconds[False], strict=True)]
-            error = statistics.stdev(pairs) / len(pairs) ** 0.5
-            rows.append((width, cadence, step, event, error, hook, watched / bare, 1 + event / (DEFAULT * step)))
+            rest = min(cadence, arguments.rest)
+            seconds, hook = train(data, width, cadence, rest, arguments.events)
+            watched, bare = (seconds[kind][-arguments.events :] for kind in (True, False))
+            assert len(watched) == arguments.events >= len(bare) >= arguments.events - 1
+            step = sum(bare) / (rest * len(bare))
+            costs = [seconds - cadence * step for seconds in watched]
+            event = sum(costs) / len(costs)
+            # Of a measurement; of the bare steps' own mean, which all of them share; both from their spread.
+            error = math.hypot(
+                statistics.stdev(costs) / len(costs) ** 0.5, cadence / rest * statistics.stdev(bare) / len(bare) ** 0.5
+            )
+            ratio, off = sum(watched) / (cadence * len(watched)) / step, error / (cadence * step)
+            rows.append((width, cadence, step, event, error, hook, ratio, off, 1 + event / (DEFAULT * step)))
     print(
         f"\ntorch {torch.__version__}, {arguments.threads} threads, batch {BATCH}, {arguments.events} measurements each"
     )
-    print(f"projector  cadence   step/ms  measurement/ms  in the hook/ms  with / without  implied at {DEFAULT}")
-    for width, cadence, step, event, error, hook, ratio, implied in rows:
-        cost = f"{1e3 * event:.0f} ± {1e3 * error:.0f}"
-        costs = f"{cost:>14s}  {1e3 * hook:14.0f}"
-        print(f"{width:9d}  {cadence:7d}  {1e3 * step:8.0f}  {costs}  {ratio:14.3f}  {implied:14.4f}")
+    print(f"projector  cadence   step/ms  measurement/ms  in the hook/ms   with / without  implied at {DEFAULT}")
+    for width, cadence, step, event, error, hook, ratio, off, implied in rows:
+        cost, both = f"{1e3 * event:.0f} ± {1e3 * error:.0f}", f"{ratio:.4f} ± {off:.4f}"
+        shown = f"{width:9d}  {cadence:7d}  {1e3 * step:8.0f}  {cost:>14s}  {1e3 * hook:14.0f}"
+        print(f"{shown}  {both:>15s}  {implied:14.4f}")
 
 
 if __name__ == "__main__":
