@@ -24,7 +24,8 @@ knn_entropy                 nothing; few assumptions                     d > 8; 
 gaussian_mutual_information nothing unless z is Gaussian                above log N it states the assumption
 infonce                     below, in expectation                        ``saturated``: past 95% of log N
 view_information            below only if ``is_bound``, about the        all else is a proxy; with a Gaussian entropy
-                            empirical mixture                            it runs to infinity as the views coincide
+                            empirical mixture                            it runs to infinity as the views coincide; the
+                                                                         pairwise one is at most log N - d/2
 effective_rank,             at most ``rank_ceiling(N, d)``; read beside  N < 10 d: white noise of d dimensions reads
 participation_ratio,        it                                           d exp(-d/2N), d/(1 + d/N),
 stable_rank                                                              d/(1 + sqrt(d/N))^2

@@ -7,6 +7,7 @@ The risk is E||W_S f(x) - y||, a norm and not its square. Everything is computed
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -167,6 +168,10 @@ class LeastSquares:
         part in ten thousand, and rounding of float32 features lies below. The residual is the one of these weights,
         so that a bound with both holds whatever the tolerance.
         """
+        return self._solution
+
+    @functools.cached_property
+    def _solution(self) -> Solution:
         values, vectors = torch.linalg.eigh(self.gram)
         kept = values > _TOLERANCE * self.d * values[-1].clamp_min(0)
         basis = vectors[:, kept]
@@ -531,7 +536,7 @@ def generalization_bound(
     corollary = sums.get("corollary")
     trivial = best_constant(labelled.class_counts / n) if classes else None
     if corollary is None:
-        reasons |= dict.fromkeys(("top1_error", "vacuous"), f"there is no corollary: {reasons['corollary']}")
+        reasons |= dict.fromkeys(("top1_error", "vacuous"), "there is no corollary")
     if trivial is None:
         reasons["best_constant"] = "there are no labels: their frequencies are unknown"
     return Bound(

@@ -265,7 +265,10 @@ def measure(
         add("view_logdet_total", lambda: logdet().total, "nats", proxy, None, both)
         add("view_pairwise_entropy", lambda: kernel().entropy, "nats", bound, None, few)
         add("view_pairwise_conditional", lambda: kernel().conditional, "nats", bound, None, few)
-        add("view_pairwise_total", lambda: kernel().total, "nats", bound, math.log(max(few, 1)), few)
+        # Both halves pay for the components' noise: (d/2) log(2 pi e s) + log N against -(d/2) log(2 pi s) - d at most.
+        top = math.log(max(few, 1)) - d / 2
+        about = bound if top > 0 else f"{bound}; says nothing at d > 2 log N"
+        add("view_pairwise_total", lambda: kernel().total, "nats", about, top, few)
     if len(views) > 2:
         images = torch.stack(list(views), dim=1)
         about, top = f"{len(views)} views an image, delta 1e-4", rank_ceiling(few, d)

@@ -389,6 +389,8 @@ def test_pairwise_entropies_reach_their_cap_where_components_do_not_overlap() ->
     assert found["pairwise_entropy_lower"].ceiling == pytest.approx(expected)
     # Views without a difference: log N less what the noise in both halves costs, d / 2 nats.
     assert found["view_pairwise_total"].value == pytest.approx(math.log(16) - 32)
+    assert found["view_pairwise_total"].ceiling == pytest.approx(math.log(16) - 32)
+    assert "says nothing" in found["view_pairwise_total"].settings
 
 
 def test_saturation_of_infonce_is_said() -> None:
