@@ -59,17 +59,19 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     return figure
 
 
-def log_to(logger: Any, module: LightningModule, figures: Mapping[str, Figure], text: str, step: int) -> None:
+def log_to(
+    logger: Any, module: LightningModule, figures: Mapping[str, Figure], text: str, step: int, prefix: str = "info"
+) -> None:
     """Give the figures by layer and the text to a logger that takes them; say once which does not."""
     experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_figure"):
         for layer, figure in figures.items():
-            experiment.add_figure(f"info/{layer}", figure, step, close=False)
-        experiment.add_text("info/settings", "```\n" + text + "\n```", step)
+            experiment.add_figure(f"{prefix}/{layer}", figure, step, close=False)
+        experiment.add_text(f"{prefix}/settings", "```\n" + text + "\n```", step)
     elif hasattr(logger, "log_image"):
         for layer, figure in figures.items():
             figure.canvas.draw()  # type: ignore[attr-defined]
             pixels = numpy.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-            logger.log_image(f"info/{layer}", [pixels], step=step)
+            logger.log_image(f"{prefix}/{layer}", [pixels], step=step)
     else:
         note_once(module, f"{type(logger).__name__} takes no pictures: they are files in the run's folder")
