@@ -11,13 +11,15 @@ from matplotlib.figure import Figure
 
 WIDEST_LINEAR = 5.0  # a stack that is higher would press the measured risk, near 1 or below, into the axis
 
+TITLES = {"sharp": "certificate (sharp form)", "corollary": "certificate (corollary)", "paper": "the paper's sum"}
+
 
 def draw(history: Sequence[dict[str, Any]], about: str) -> Figure:
     """The additive contributions of one form over optimizer steps, with the measured risk and the trivial value.
 
     Args:
-        history: for each validation, oldest first, ``step``, ``form`` (corollary or paper), ``contributions`` by name,
-            and ``measured_risk`` and ``best_constant`` where they are known.
+        history: for each validation, oldest first, ``step``, ``form`` (sharp, corollary or paper), ``contributions`` by
+            name, and ``measured_risk`` and ``best_constant`` where they are known.
         about: what it was measured with, for the title.
     """
     figure = Figure(figsize=(11, 5), layout="constrained")
@@ -54,7 +56,7 @@ def draw(history: Sequence[dict[str, Any]], about: str) -> Figure:
         axis.set_yticks([], minor=True)
     axis.set_ylim(0, 1.05 * max(highest, 1.0))
     scale = ", logarithmic above 1" if highest > WIDEST_LINEAR else ""
-    axis.set(title=f"{form} of the generalization bound: {about}", xlabel="optimizer step")
+    axis.set(title=f"{TITLES[form]}: {about}", xlabel="optimizer step")
     axis.set(ylabel=f"E||W f(x) - y||, y one-hot{scale}")
     axis.grid(alpha=0.3)
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", reverse=True)

@@ -28,7 +28,8 @@ from sslinfo.information.reduction import sum_over_ranks
 PARTS = ("labelled", "first", "partner", "held_out")
 # Twice as many partners as firsts, so that nearly every first finds one whatever the class.
 SHARES = (0.4, 1 / 6, 1 / 3, 0.1)
-MOST_HELD_OUT, MOST_FIRSTS = 4096, 10_000  # images whose features are kept; there are twice as many partners
+# Images whose features are kept; there are twice as many partners as firsts.
+MOST_LABELLED, MOST_HELD_OUT, MOST_FIRSTS = 20_000, 4096, 10_000
 MOST_POINTS = 100  # of the history: older ones are thinned, so that nothing grows with the training's length
 _CHUNK = 1024
 
@@ -36,7 +37,7 @@ SAMPLING = (
     "The validation images are taken as independent draws. Each validation holds with its probability by itself: "
     "choosing a checkpoint by its bound among N asks for delta / N."
 )
-FORMS = ("certified", "corollary", "top1_error", "best_constant", "vacuous")
+FORMS = ("certified", "corollary", "sharp", "top1_error", "best_constant", "vacuous")
 
 
 class GeneralizationBound(Callback):
@@ -47,18 +48,18 @@ class GeneralizationBound(Callback):
     the pairs' images are firsts, at most 10,000, each with another image of its class as partner, in the order of that
     hash, since neighbours in a folder may resemble each other. A first without partner counts with the largest
     distance, 2 R, which keeps the bound valid, and is reported. Two augmented views of each of the pairs'
-    images make the paper's sum. All is logged as ``bound/<term>``: ``certified``, ``corollary``, ``top1_error``,
-    ``best_constant``, ``vacuous`` (0 or 1), ``measured_risk``, ``measured_top1_error`` and every term of the
-    certificate; ``paper`` and ``paper_<term>`` of the augmentation pairs. What does not exist is absent, and its reason
-    stands in ``bound.txt`` in the run's folder and in TensorBoard's text; ``bound.png`` stacks the corollary over
-    training.
+    images make the paper's sum. All is logged as ``bound/<term>``: ``certified``, ``corollary``, ``sharp`` (for at
+    most 20,000 labelled images), ``top1_error``, ``best_constant``, ``vacuous`` (0 or 1), ``measured_risk``,
+    ``measured_top1_error`` and every term of the certificate; ``paper`` and ``paper_<term>`` of the augmentation pairs. What does not exist is absent, and its reason
+    stands in ``bound.txt`` in the run's folder and in TensorBoard's text; ``bound.png`` stacks the sharp form over
+    training (the corollary without it).
 
     The network is frozen to the bound: no validation image may be among the training images. Where some are (the same
     pixels; the same size and middle 4096 bytes for files that do not fit into memory) there is no certificate, and the
     text says how many. Without labels there is the paper's sum alone, with stand-ins for the residuals.
 
     Memory does not grow with the images but for the numbers of those seen: (d, d) sums, and the features of at most
-    34,096. Each validation costs about N d^2 operations and three eigenvalue problems of size d.
+    54,096. Each validation costs about N d^2 operations and three eigenvalue problems of size d.
 
     Args:
         delta: probability with which the bound may fail.
@@ -156,7 +157,7 @@ class GeneralizationBound(Callback):
         elif same_class is None:
             self.reasons |= dict.fromkeys(FORMS, f"none of {split.count} validation images is among the pairs")
         else:
-            self.bound = self._bound(split.labelled, same_class, "class", overlap)
+            self.bound = self._bound(split.labelled, same_class, "class", overlap, split.mean_residual())
             self.reasons |= {name: self.bound.reasons[name] for name in FORMS if name in self.bound.reasons}
             if overlap:
                 self.reasons |= dict.fromkeys(self.reasons, trained)
@@ -179,7 +180,9 @@ class GeneralizationBound(Callback):
         else:
             self.values |= {"measured_risk": measured[0], "measured_top1_error": measured[1]}
 
-    def _bound(self, labelled: LeastSquares, pairs: PairSums, pairs_of: Any, overlap: int) -> Bound:
+    def _bound(
+        self, labelled: LeastSquares, pairs: PairSums, pairs_of: Any, overlap: int, mean_residual: float | None = None
+    ) -> Bound:
         return generalization_bound(
             labelled,
             None,
@@ -190,11 +193,12 @@ class GeneralizationBound(Callback):
             complexity=None if overlap else 0.0,
             treatment=self.treatment,
             pairs_of=pairs_of,
+            mean_residual=mean_residual,
         )
 
     def _keep(self, step: int) -> None:
         """The stack of now, and at most so many evenly spread over the training."""
-        for form, bound in (("corollary", self.bound), ("paper", self.paper)):
+        for form, bound in (("sharp", self.bound), ("corollary", self.bound), ("paper", self.paper)):
             if bound is not None and form in bound.contributions:
                 entry = {"step": step, "form": form, "contributions": dict(bound.contributions[form])}
                 break
@@ -296,7 +300,7 @@ class _Split:
         self.labelled: LeastSquares | None = None
         self.views: PairSums | None = None
         self.firsts, self.partners = _Chosen(MOST_FIRSTS), _Chosen(2 * MOST_FIRSTS)
-        self.held_out = _Chosen(MOST_HELD_OUT)
+        self.held_out, self.own = _Chosen(MOST_HELD_OUT), _Chosen(MOST_LABELLED)
         self._seen: set[int] = set()
 
     def add(self, clean: Tensor, views: Sequence[Tensor], label: Tensor, index: Tensor) -> None:
@@ -336,7 +340,12 @@ class _Split:
             self.views = self.views + PairSums.of(one, other, labels(of_pairs), self.classes)
         if self.classes is not None:
             clean = clean[keep]
-            for chosen, mask in ((self.firsts, of_firsts), (self.partners, of_partners), (self.held_out, held_out)):
+            for chosen, mask in (
+                (self.own, of_labelled),
+                (self.firsts, of_firsts),
+                (self.partners, of_partners),
+                (self.held_out, held_out),
+            ):
                 chosen.add(z=clean[mask], label=label[mask], key=key[mask])
 
     def _treated(self, z: Tensor) -> Tensor:
@@ -362,11 +371,21 @@ class _Split:
         whole = LeastSquares.of(self._treated(firsts["z"]), firsts["label"], self.classes)
         return PairSums(pairs.distance + 2 * self.radius * self.unmatched, whole)
 
+    def mean_residual(self) -> float | None:
+        """Mean of ||W_S f - y|| over the labelled images; None where there are too many to keep them all."""
+        rows = self.own.take()
+        if self.labelled is None or self.own.count < self.labelled.n or not self.own.count:
+            return None
+        return self._risk(rows)[0]
+
     def measure(self) -> tuple[float, float] | None:
         """Risk and top-1 error on the held-out images of least squares on the labelled ones; None without any."""
         rows = self.held_out.take()
-        if not self.held_out.count or self.labelled is None or self.classes is None:
-            return None
+        return self._risk(rows) if self.held_out.count and self.labelled is not None and self.classes else None
+
+    def _risk(self, rows: dict[str, Tensor]) -> tuple[float, float]:
+        assert self.labelled is not None
+        assert self.classes is not None
         output = self._treated(rows["z"]) @ self.labelled.solve().weights.T
         risk = torch.linalg.vector_norm(output - one_hot(rows["label"], self.classes), dim=1).mean()
         return float(risk), float((output.argmax(1) != rows["label"]).double().mean())

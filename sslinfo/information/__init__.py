@@ -47,13 +47,10 @@ Ranks and entropies compare runs of one method; they select no model across meth
 
 from sslinfo.information.bound import (
     Bound,
-    LeastSquares,
-    PairSums,
     best_constant,
     checkpoint_complexity,
     generalization_bound,
     prediction_complexity,
-    within_radius,
 )
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.cholesky import JitterWarning
@@ -65,6 +62,7 @@ from sslinfo.information.entropy import (
     pairwise_entropy_cap,
 )
 from sslinfo.information.geometry import alignment, feature_std, lidar, uniformity
+from sslinfo.information.least_squares import LeastSquares, PairSums, within_radius
 from sslinfo.information.local_affine import (
     LocalAffine,
     NoiseNormality,

@@ -7,26 +7,27 @@ The risk is E||W_S f(x) - y||, a norm and not its square. Everything is computed
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from sslinfo.information import checks
-from sslinfo.information.reduction import sum_over_ranks
+from sslinfo.information.least_squares import (
+    LeastSquares,
+    PairSums,
+    Treatment,
+    among,
+    class_labels,
+    is_tensor,
+    row_blocks,
+    treated,
+)
 
-Treatment = Literal["clip", "normalize"]
 PairsOf = Literal["class", "image"]
 
-_CHUNK_ROWS = 4096
-# Z^T Z is known to d eps of its largest eigenvalue, and W takes ||W||^2 times that error into the squared residual,
-# at most ||Y||^2 * error / (smallest eigenvalue kept): with this factor one part in ten thousand, whatever the labels.
-_TOLERANCE = 1e4 * torch.finfo(torch.float64).eps
 _ROUNDING = 1e-9  # of a sum of many lengths, each of which is the radius but for rounding
 _INVARIANCE = "invariance"
 
@@ -39,204 +40,6 @@ WITHOUT_LABELS = (
     "would leave: no upper bound (labels may leave up to 1), and loose where features know the labels. Invariance and "
     "rank can be said without labels; c, s, the residuals, the risk and every certificate cannot."
 )
-
-
-def within_radius(z: Tensor, radius: float = 1.0, treatment: Treatment = "clip") -> Tensor:
-    """Features z (N, d) of length at most ``radius``, in float64: what the states of the bound are made of.
-
-    "clip" shortens rows that are longer, "normalize" gives every row that length. A row of zeros stays. The radius is
-    to be fixed without looking at the data.
-
-    Raises ValueError for NaN, infinity, or a radius that is not positive. Source: derived.
-
-    >>> within_radius(torch.tensor([[0.0, 4.0], [0.25, 0.5]])).tolist()
-    [[0.0, 1.0], [0.25, 0.5]]
-    >>> within_radius(torch.tensor([[0.0, 4.0], [0.0, 0.5]]), radius=2.0, treatment="normalize").tolist()
-    [[0.0, 2.0], [0.0, 2.0]]
-    """
-    _among("treatment", treatment, get_args(Treatment))
-    return _treated("features", z, checks.positive("radius", radius), treatment)
-
-
-def _treated(name: str, z: Tensor, radius: float, treatment: str) -> Tensor:
-    z = checks.tensor(z, torch.float64, name, "N, d")
-    # Relative to the largest entry, so that no square overflows.
-    largest = z.abs().amax(1, keepdim=True)
-    direction = z / torch.where(largest > 0, largest, 1.0)
-    length = torch.linalg.vector_norm(direction, dim=1, keepdim=True).clamp_min(1.0)
-    on_sphere = direction * (radius / length)
-    return on_sphere if treatment == "normalize" else torch.where(length * largest > radius, on_sphere, z)
-
-
-class Solution(NamedTuple):
-    """Minimum-norm least squares: weights W (K, d), the rank of the features, and ||Y - Z W^T||_F, 0-d."""
-
-    weights: Tensor
-    rank: int
-    residual: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class LeastSquares:
-    """Sums from which the least-squares map from features Z (N, d) to one-hot labels Y (N, K) follows, in float64.
-
-    O(d^2 + dK) memory whatever N; ``a + b`` of two, ``.reduce()`` of all ranks. Without labels K is 0. Y^T Y is the
-    diagonal matrix of ``class_counts``. For the bound, Z is what ``within_radius`` returns.
-
-    Source: derived (normal equations).
-
-    >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
-    >>> merged = LeastSquares.of(z[:1], torch.tensor([0]), 2) + LeastSquares.of(z[1:], torch.tensor([1, 1]), 2)
-    >>> fit = merged.solve()
-    >>> merged.n, fit.rank, [[round(w, 4) for w in row] for row in fit.weights.tolist()], round(fit.residual.item(), 4)
-    (3, 2, [[1.0, 0.0], [0.0, 0.6]], 0.4472)
-    """
-
-    count: Tensor  # ()
-    gram: Tensor  # Z^T Z (d, d)
-    cross: Tensor  # Z^T Y (d, K)
-    class_counts: Tensor  # (K,)
-
-    @classmethod
-    def of(cls, features: Tensor, targets: Tensor | None = None, num_classes: int | None = None) -> Self:
-        """Sums of features (N, d) and their targets: labels (N,), one-hot rows (N, K), or None; N may be 0.
-
-        Raises ValueError for NaN or infinity, features whose squares overflow, labels outside 0..K-1, rows that are
-        not one-hot, and mismatched shapes.
-        """
-        features = checks.tensor(
-            features, features.dtype if _is_tensor(features) else torch.float64, "features", "N, d"
-        )
-        labels, classes = _labels("targets", targets, len(features), num_classes)
-        found = cls.empty(features.shape[1], classes, features.device)
-        gram, cross = found.gram, found.cross
-        for rows in _rows(len(features)):
-            z = features[rows].double()
-            gram = gram.addmm(z.T, z)
-            if labels is not None:
-                cross = cross.index_add(1, labels[rows].to(z.device), z.T)
-        if not bool(gram.detach().isfinite().all()):
-            raise ValueError(
-                f"features overflow float64 when squared, largest entry {features.abs().max().item():.3g}: "
-                "pass within_radius(features)"
-            )
-        count = torch.full_like(found.count, len(features))
-        counts = found.class_counts
-        if labels is not None:
-            counts = torch.bincount(labels, minlength=classes).to(counts)
-        return cls(count, gram, cross, counts)
-
-    @classmethod
-    def empty(cls, d: int, num_classes: int = 0, device: torch.device | str | None = None) -> Self:
-        """The sums of no samples of d features: the start of a running sum."""
-        gram = torch.zeros(d, d, dtype=torch.float64, device=device)
-        return cls(gram.new_zeros(()), gram, gram.new_zeros(d, num_classes), gram.new_zeros(num_classes))
-
-    @property
-    def n(self) -> int:
-        """Number of samples."""
-        return int(self.count)
-
-    @property
-    def d(self) -> int:
-        """Number of features."""
-        return len(self.gram)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K, 0 without labels."""
-        return len(self.class_counts)
-
-    def __add__(self, other: Self) -> Self:
-        if not isinstance(other, LeastSquares):
-            return NotImplemented
-        if self.cross.shape != other.cross.shape:
-            raise ValueError(
-                f"sums of (d, K) = {tuple(self.cross.shape)} and {tuple(other.cross.shape)} do not merge: use the same "
-                "number of features and of classes everywhere"
-            )
-        return type(self)(*(a + b for a, b in zip(self._sums(), other._sums(), strict=True)))
-
-    def reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """The sums over the process group, on every rank: exact for uneven and empty ranks, one collective."""
-        return type(self)(*sum_over_ranks(*self._sums(), group=group))
-
-    def solve(self) -> Solution:
-        """Minimum-norm least squares by the pseudo-inverse of Z^T Z.
-
-        Eigenvalues at or below 1e4 d eps of the largest (eps of float64) count as zero: what is kept is known to one
-        part in ten thousand, and rounding of float32 features lies below. The residual is the one of these weights,
-        so that a bound with both holds whatever the tolerance.
-        """
-        return self._solution
-
-    @functools.cached_property
-    def _solution(self) -> Solution:
-        values, vectors = torch.linalg.eigh(self.gram)
-        kept = values > _TOLERANCE * self.d * values[-1].clamp_min(0)
-        basis = vectors[:, kept]
-        weights = (basis / values[kept]) @ (basis.T @ self.cross)  # (d, K)
-        square = self.class_counts.sum() - 2 * (weights * self.cross).sum() + (weights * (self.gram @ weights)).sum()
-        # A residual of zero comes out as rounding of ||Y||^2, of either sign.
-        return Solution(weights.T, int(kept.sum()), square.clamp_min(0).sqrt())
-
-    def _sums(self) -> tuple[Tensor, ...]:
-        return self.count, self.gram, self.cross, self.class_counts
-
-
-@dataclass(frozen=True, eq=False)
-class PairSums:
-    """Sum of ||f(x+) - f(x++)|| over pairs, and the least-squares sums of the first images f(x+); merges exactly.
-
-    Source: derived.
-
-    >>> first, second = torch.tensor([[0.6, 0.8], [1.0, 0.0]]), torch.tensor([[0.6, 0.0], [1.0, 0.0]])
-    >>> sums = PairSums.of(first[:1], second[:1]) + PairSums.of(first[1:], second[1:])
-    >>> sums.n, round(sums.invariance().item(), 4)
-    (2, 0.4)
-    """
-
-    distance: Tensor  # ()
-    first: LeastSquares
-
-    @classmethod
-    def of(cls, first: Tensor, second: Tensor, targets: Tensor | None = None, num_classes: int | None = None) -> Self:
-        """Sums of m pairs (m, d) and (m, d), and of the labels that the two of a pair share, if known; m may be 0."""
-        sums = LeastSquares.of(first, targets, num_classes)
-        second = checks.tensor(second, second.dtype if _is_tensor(second) else torch.float64, "second", "N, d")
-        if first.shape != second.shape:
-            raise ValueError(
-                f"first {tuple(first.shape)} and second {tuple(second.shape)} do not match: row i of both is a pair"
-            )
-        distance = sums.count.new_zeros(())
-        for rows in _rows(len(first)):
-            distance = distance + torch.linalg.vector_norm(first[rows].double() - second[rows].double(), dim=1).sum()
-        return cls(distance, sums)
-
-    @classmethod
-    def empty(cls, d: int, num_classes: int = 0, device: torch.device | str | None = None) -> Self:
-        """The sums of no pairs."""
-        first = LeastSquares.empty(d, num_classes, device)
-        return cls(first.count, first)
-
-    @property
-    def n(self) -> int:
-        """Number of pairs."""
-        return self.first.n
-
-    def invariance(self) -> Tensor:
-        """Mean of ||f(x+) - f(x++)||, 0-d."""
-        return self.distance / self.first.count
-
-    def __add__(self, other: Self) -> Self:
-        if not isinstance(other, PairSums):
-            return NotImplemented
-        return type(self)(self.distance + other.distance, self.first + other.first)
-
-    def reduce(self, group: dist.ProcessGroup | None = None) -> Self:
-        """The sums over the process group, on every rank, in one collective."""
-        distance, *sums = sum_over_ranks(self.distance, *self.first._sums(), group=group)
-        return type(self)(distance, LeastSquares(*sums))
 
 
 def checkpoint_complexity(checkpoints: int, radius: float = 1.0) -> float:
@@ -306,21 +109,23 @@ def _to_corners(v: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Bound:
-    """The bound in its three forms, None where one does not apply, with every term; prints as a table.
+    """The bound in its forms, None where one does not apply, with every term; prints as a table.
 
     paper: the paper's informal sum, with sqrt(log(1/delta)/m) + sqrt(log(1/delta)/n) at constant 1 for its Q: a figure
         to compare representations by, no certificate.
     certified: holds with probability 1 - delta over S and S'; needs labels of the pairs.
     corollary: holds with probability 1 - delta; needs no label of a pair.
+    sharp: the corollary with the mean residual on S itself; both hold at once, on the same events.
     top1_error: sqrt(2) corollary, which bounds the share of wrong arg-maxima; not cut at 1.
     best_constant: the risk of the best constant prediction at the labelled images' class frequencies; an estimate, on
         average below that of the population, and within ``terms["best_constant_margin"]`` of it wherever the
         corollary's own event for label frequencies holds.
-    vacuous: whether the corollary is at or above ``best_constant``. below: whether it lies below the population's best
-        constant for sure, that is by more than the margin, at the same 1 - delta.
+    vacuous: whether the corollary is at or above ``best_constant``.
+    verdicts: of each certificate "vacuous", "below" the best constant, or "below for sure": below the population's,
+        that is by more than the margin, at the same 1 - delta.
     terms: what the forms are made of: the sample's quantities (invariance I, residual ||P_S Y_S||_F / sqrt n,
-        pair_residual, c = ||W_S - W_S'||_2, s = ||W_S||_2, ranks), the ranges (tau, B, B_prime, kappa, kappa_prime) and
-        the complexities.
+        mean_residual, pair_residual, c = ||W_S - W_S'||_2, s = ||W_S||_2, ranks), the ranges (tau, B, B_prime, kappa,
+        kappa_prime) and the complexities.
     contributions: by form, named numbers that add up to it.
     reasons: why a form or a term is absent.
     """
@@ -328,10 +133,11 @@ class Bound:
     paper: float | None
     certified: float | None
     corollary: float | None
+    sharp: float | None
     top1_error: float | None
     best_constant: float | None
     vacuous: bool | None
-    below: bool | None
+    verdicts: dict[str, str]
     terms: dict[str, float]
     contributions: dict[str, dict[str, float]]
     reasons: dict[str, str]
@@ -348,7 +154,7 @@ class Bound:
     pairs_of: str
 
     def __str__(self) -> str:
-        forms = ("paper", "certified", "corollary")
+        forms = ("paper", "certified", "corollary", "sharp")
         names = list(dict.fromkeys(name for form in forms for name in self.contributions.get(form, ())))
         rows: list[tuple[str, ...]] = [("contribution", *forms)]
         for name in names:
@@ -365,10 +171,11 @@ class Bound:
         lines += [row[0].ljust(wide) + "".join(cell.rjust(11) for cell in row[1:]) for row in rows]
         if self.corollary is not None and self.best_constant is not None:
             margin = self.terms["best_constant_margin"]
-            where = "vacuous: at or above it" if self.vacuous else "below it by less than the margin"
-            where = "below it for sure" if self.below else where
-            lines.append(f"top-1 error at most {self.top1_error:.4g}")
-            lines.append(f"best constant {self.best_constant:.4g} within {margin:.4g}; the corollary is {where}")
+            lines.append(f"best constant {self.best_constant:.4g} within {margin:.4g}")
+            lines += [
+                f"  {form} {verdict}, top-1 error at most {math.sqrt(2) * getattr(self, form):.4g}"
+                for form, verdict in self.verdicts.items()
+            ]
         lines += [f"no {name}: {reason}" for name, reason in self.reasons.items()]
         lines.append("The paper's sum is informal: its Q stands at constant 1 and it certifies nothing.")
         lines.append(CAVEAT)
@@ -392,6 +199,7 @@ def generalization_bound(
     treatment: Treatment = "clip",
     pairs_of: PairsOf = "class",
     predictions: float | None = None,
+    mean_residual: float | None = None,
 ) -> Bound:
     """Bound on the risk of least squares on a representation, from labelled images and pairs that share a label.
 
@@ -411,9 +219,13 @@ def generalization_bound(
             where the pairs chose among fixed checkpoints; None where f was trained on the pairs: it is not computable
             then, and no form exists.
         pair_targets: labels of the pairs, as targets.
-        treatment: "clip" or "normalize" to the radius.
+        treatment: "clip" or "normalize" to the radius; or "simplex", features that are shares (>= 0, sum R). Those are
+            sqrt(2) R apart at most and not 2 R, a map is largest at a corner, and its slope counts on directions of sum
+            zero alone: tau, B, B', kappa', c and s are smaller.
         pairs_of: "class", two independent images of one class, or "image", two augmentations of one image.
         predictions: R_m(W o F); None takes ``prediction_complexity`` of a frozen f.
+        mean_residual: (1/n) sum ||W_S f(x_i) - y_i|| over S, for the sharp form where features are sums; features given
+            as a tensor need none.
 
     Returns:
         A :class:`Bound`; what does not apply is None, with the reason.
@@ -430,20 +242,21 @@ def generalization_bound(
     (4) I(f) is within 2 R_m(F)/sqrt m + tau sqrt(l/2m) of the pairs' mean;
     (5) mean ||D f(x_i)|| over S is at most the residual plus E||phi|| + kappa' sqrt(l/2n);
     (6) E||phi|| is at most the pairs' residual plus 2 R_m(W o F)/sqrt m + kappa sqrt(l/2m).
-    The corollary applies (2), (3) and (4) to ||W_S f - y|| itself, with log(3/delta).
+    The corollary applies (2), (3) and (4) to ||W_S f - y|| itself, with log(3/delta). Its residual is an upper bound,
+    by Jensen, of the mean of ||W_S f - y|| over S, which the sharp form takes instead: no event depends on W.
 
     >>> labels = torch.arange(2000) % 2
     >>> z = 0.9 * torch.eye(2)[labels]  # f maps each class to one point: invariance and residuals are 0
     >>> found = generalization_bound(z, labels, (z, z), pair_targets=labels)
-    >>> round(found.corollary, 3), found.best_constant, found.below
-    (0.215, 0.7071067811865476, True)
+    >>> round(found.corollary, 3), found.best_constant, found.verdicts["corollary"]
+    (0.215, 0.7071067811865476, 'below for sure')
     """
     delta = checks.positive("delta", delta)
     if delta >= 1:
         raise ValueError(f"delta must lie between 0 and 1, got {delta!r}: 0.05 for a bound that holds at 95%")
     radius = checks.positive("radius", radius)
-    _among("pairs_of", pairs_of, get_args(PairsOf))
-    _among("treatment", treatment, get_args(Treatment))
+    among("pairs_of", pairs_of, get_args(PairsOf))
+    among("treatment", treatment, get_args(Treatment))
     if complexity is not None:
         complexity = checks.positive("complexity", complexity, or_zero=True)
     labelled, paired = _states(features, targets, pairs, pair_targets, num_classes, radius, treatment)
@@ -456,14 +269,18 @@ def generalization_bound(
         weight_norm = math.sqrt(classes) / radius
     own, of_pairs = labelled.solve(), paired.first.solve()
 
-    tau = 2 * radius
+    tau = (math.sqrt(2) if treatment == "simplex" else 2) * radius
     terms = {_INVARIANCE: float(paired.invariance()), "tau": tau}
     terms |= {"rank": float(own.rank), "pair_rank": float(of_pairs.rank)}
     reasons: dict[str, str] = {}
     if classes:
         terms["residual"] = float(own.residual) / math.sqrt(n)
-        terms["s"] = float(torch.linalg.matrix_norm(own.weights, 2))
-        terms["B_prime"] = 1 + terms["s"] * radius
+        terms["s"] = _slope(own.weights, treatment)
+        terms["B_prime"] = _reach(own.weights, radius, treatment)
+        if isinstance(features, Tensor):
+            mean_residual = _mean_residual(own.weights, features, targets, radius, treatment)
+        if mean_residual is not None:
+            terms["mean_residual"] = checks.positive("mean_residual", mean_residual, or_zero=True)
     else:
         terms["residual_stand_in"] = math.sqrt(1 - own.rank / n)
     if paired.first.num_classes:
@@ -498,12 +315,14 @@ def generalization_bound(
             "residual": terms["residual"],
             "label_frequency": terms["B_prime"] / 2 * frequency,
         }
+        if "mean_residual" in terms:
+            contributions["sharp"] = contributions["corollary"] | {"residual": terms["mean_residual"]}
     if classes and paired.first.num_classes and weight_norm is not None:
-        terms["c"] = float(torch.linalg.matrix_norm(own.weights - of_pairs.weights, 2))
+        terms["c"] = _slope(own.weights - of_pairs.weights, treatment)
         terms["pair_weight_norm"] = float(of_pairs.weights.norm())
-        terms["B"] = terms["c"] * radius
+        terms["B"] = _largest(own.weights - of_pairs.weights, radius, treatment)
         terms["kappa"] = 1 + weight_norm * radius
-        terms["kappa_prime"] = 1 + float(torch.linalg.matrix_norm(of_pairs.weights, 2)) * radius
+        terms["kappa_prime"] = _reach(of_pairs.weights, radius, treatment)
         if predictions is None and complexity == 0:
             predictions = prediction_complexity(weight_norm, radius, classes)
         if predictions is not None:
@@ -535,18 +354,27 @@ def generalization_bound(
     sums = {form: math.fsum(parts.values()) for form, parts in contributions.items()}
     corollary = sums.get("corollary")
     trivial = best_constant(labelled.class_counts / n) if classes else None
+    verdicts: dict[str, str] = {}
+    if trivial is not None:
+        for form in ("certified", "corollary", "sharp"):
+            if form in sums:
+                sure = sums[form] < trivial - terms["best_constant_margin"]
+                verdicts[form] = "vacuous" if sums[form] >= trivial else "below for sure" if sure else "below"
     if corollary is None:
-        reasons |= dict.fromkeys(("top1_error", "vacuous"), "there is no corollary")
+        reasons |= dict.fromkeys(("sharp", "top1_error", "vacuous"), f"there is no corollary: {reasons['corollary']}")
+    elif "sharp" not in sums:
+        reasons["sharp"] = "features are sums: pass mean_residual"
     if trivial is None:
         reasons["best_constant"] = "there are no labels: their frequencies are unknown"
     return Bound(
         paper=sums.get("paper"),
         certified=sums.get("certified"),
         corollary=corollary,
+        sharp=sums.get("sharp"),
         top1_error=None if corollary is None else math.sqrt(2) * corollary,
         best_constant=trivial,
         vacuous=None if corollary is None or trivial is None else corollary >= trivial,
-        below=None if corollary is None or trivial is None else corollary < trivial - terms["best_constant_margin"],
+        verdicts=verdicts,
         terms=terms,
         contributions=contributions,
         reasons=reasons,
@@ -574,6 +402,41 @@ def _invariance_part(
         "invariance_deviation_pairs": slope * tau * math.sqrt(log / (2 * m)),
         "invariance_deviation_labelled": slope * tau * math.sqrt(log / (2 * n)),
     }
+
+
+def _slope(weights: Tensor, treatment: str) -> float:
+    """The most that W (K, d) stretches a difference of two features: ||W||_2, on the simplex over sums of zero."""
+    moved = weights - weights.mean(1, keepdim=True) if treatment == "simplex" else weights
+    return float(torch.linalg.matrix_norm(moved, 2))
+
+
+def _largest(weights: Tensor, radius: float, treatment: str) -> float:
+    """sup ||W f|| over features: a ball's radius times ||W||_2, or a corner of the simplex, since norms are convex."""
+    if treatment == "simplex":
+        return radius * float(torch.linalg.vector_norm(weights, dim=0).max())
+    return radius * float(torch.linalg.matrix_norm(weights, 2))
+
+
+def _reach(weights: Tensor, radius: float, treatment: str) -> float:
+    """At least sup ||W f - y|| over features and one-hot y."""
+    if treatment == "simplex":
+        corners, classes = radius * weights.T, torch.eye(len(weights)).to(weights)
+        return float((corners[:, None] - classes).norm(dim=2).max())
+    return 1 + _largest(weights, radius, treatment)
+
+
+def _mean_residual(
+    weights: Tensor, features: Tensor, targets: Tensor | None, radius: float, treatment: Treatment
+) -> float:
+    """Mean of ||W f(x) - y|| over the labelled images."""
+    labels, _ = class_labels("targets", targets, len(features), len(weights))
+    assert labels is not None
+    total = 0.0
+    for rows in row_blocks(len(features)):
+        output = treated("features", features[rows], radius, treatment) @ weights.T
+        output[torch.arange(len(output)), labels[rows].to(output.device)] -= 1
+        total += float(torch.linalg.vector_norm(output, dim=1).sum())
+    return total / len(features)
 
 
 def _label_deviation(classes: int, n: int, delta: float) -> float:
@@ -619,10 +482,10 @@ def _states(
         labelled = features
     else:
         width = _width("features", features)
-        labels, classes = _labels("targets", targets, len(features), num_classes)
+        labels, classes = class_labels("targets", targets, len(features), num_classes)
         labelled = LeastSquares.empty(width, classes, features.device)
-        for rows in _rows(len(features)):
-            z = _treated("features", features[rows], radius, treatment)
+        for rows in row_blocks(len(features)):
+            z = treated("features", features[rows], radius, treatment)
             labelled = labelled + LeastSquares.of(z, None if labels is None else labels[rows], classes or None)
     if isinstance(pairs, PairSums):
         paired = pairs
@@ -634,11 +497,11 @@ def _states(
             raise ValueError(
                 f"pairs {tuple(first.shape)} and {tuple(second.shape)} do not match: row i of both is a pair"
             )
-        labels, classes = _labels("pair_targets", pair_targets, len(first), num_classes)
+        labels, classes = class_labels("pair_targets", pair_targets, len(first), num_classes)
         paired = PairSums.empty(first.shape[1], classes, first.device)
-        for rows in _rows(len(first)):
-            z = _treated("pairs[0]", first[rows], radius, treatment)
-            other = _treated("pairs[1]", second[rows], radius, treatment)
+        for rows in row_blocks(len(first)):
+            z = treated("pairs[0]", first[rows], radius, treatment)
+            other = treated("pairs[1]", second[rows], radius, treatment)
             paired = paired + PairSums.of(z, other, None if labels is None else labels[rows], classes or None)
 
     for name, sums in (("features", labelled), ("pairs", paired.first)):
@@ -654,60 +517,18 @@ def _states(
             )
     if labelled.d != paired.first.d:
         raise ValueError(f"features have d={labelled.d} and pairs d={paired.first.d}: use one representation")
-    if float(paired.distance) > 2 * radius * paired.n * (1 + _ROUNDING):
+    farthest = (math.sqrt(2) if treatment == "simplex" else 2) * radius
+    if float(paired.distance) > farthest * paired.n * (1 + _ROUNDING):
         raise ValueError(
-            f"pairs are farther apart than 2 * radius {radius:g}: make the sums of within_radius(z, radius)"
+            f"pairs are farther apart than {farthest:.4g}, radius {radius:g}: make the sums of "
+            f"within_radius(z, radius, {treatment!r})"
         )
     return labelled, paired
 
 
 def _width(name: str, z: Any) -> int:
-    checks.tensor(z[:0] if _is_tensor(z) else z, torch.float64, name, "N, d")
+    checks.tensor(z[:0] if is_tensor(z) else z, torch.float64, name, "N, d")
     return int(z.shape[1])
-
-
-def _labels(name: str, targets: Tensor | None, n: int, num_classes: int | None) -> tuple[Tensor | None, int]:
-    """Integer labels (n,) and their number of classes, of labels or one-hot rows; (None, 0) without labels."""
-    if targets is None:
-        return None, 0
-    if not _is_tensor(targets):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(targets).__name__}: use torch.as_tensor")
-    if len(targets) != n or targets.ndim not in (1, 2) or (targets.ndim == 1 and targets.is_floating_point()):
-        raise ValueError(
-            f"{name} must be integer labels ({n},) or one-hot rows ({n}, K), got {targets.dtype} {tuple(targets.shape)}"
-        )
-    if targets.ndim == 1:
-        labels = targets.long()
-        classes = num_classes if num_classes is not None else int(labels.max()) + 1 if n else 0
-    else:
-        classes = targets.shape[1]
-        labels = targets.to(torch.uint8).argmax(1) if classes else targets.new_zeros(n, dtype=torch.long)
-        ones = int((targets != 0).sum()) == n and bool((targets.gather(1, labels[:, None]) == 1).all())
-        if classes and not ones:
-            raise ValueError(f"{name} has rows that are not one-hot: the bound is of classes, pass integer labels (n,)")
-        if num_classes not in (None, classes):
-            raise ValueError(f"{name} has {classes} columns where num_classes is {num_classes}: use one of them")
-    classes = checks.at_least("num_classes", classes, 1 if n else 0)
-    if n and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-        raise ValueError(
-            f"{name} must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}: "
-            "leave out what has no label, or raise num_classes"
-        )
-    return labels, classes
-
-
-def _rows(n: int) -> Iterator[slice]:
-    """Rows, a few at a time: no float64 copy of the whole is held."""
-    return (slice(start, start + _CHUNK_ROWS) for start in range(0, n, _CHUNK_ROWS))
-
-
-def _is_tensor(z: Any) -> bool:
-    return isinstance(z, Tensor)
-
-
-def _among(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _cell(value: float | None) -> str:

@@ -241,7 +241,15 @@ def test_images_that_come_twice_are_refused() -> None:
     split.add(z[:1], [], label[:1], torch.zeros(1, dtype=torch.long))
     callback = GeneralizationBound()
     callback._measure(split, 0, 20)
-    assert set(callback.reasons) == {"paper", "certified", "corollary", "top1_error", "best_constant", "vacuous"}
+    assert set(callback.reasons) == {
+        "paper",
+        "certified",
+        "corollary",
+        "sharp",
+        "top1_error",
+        "best_constant",
+        "vacuous",
+    }
     assert all("came twice" in reason for reason in callback.reasons.values())
     assert callback.values == {}
 
@@ -295,7 +303,11 @@ def test_a_good_representation_has_a_certificate(tmp_path: Path) -> None:
     assert values["measured_top1_error"] == 0
     assert values["measured_risk"] < values["corollary"] < 0.71 * values["best_constant"]
     assert values["corollary"] < values["certified"]
-    assert "below it for sure" in (tmp_path / "bound.txt").read_text()
+    assert values["measured_risk"] < values["sharp"] < values["corollary"]
+    assert values["corollary"] - values["sharp"] == pytest.approx(values["residual"] - values["mean_residual"])
+    text = (tmp_path / "bound.txt").read_text()
+    assert "sharp below for sure" in text
+    assert "corollary below for sure" in text
 
 
 # Where there is no certificate
@@ -503,7 +515,7 @@ def test_files_and_tensorboard(tmp_path: Path) -> None:
 
 
 def test_csv_logger_and_a_checkpoint_chosen_by_it(tmp_path: Path) -> None:
-    best = ModelCheckpoint(tmp_path, "{step}", monitor="bound/corollary", mode="min")
+    best = ModelCheckpoint(tmp_path, "{step}", monitor="bound/sharp", mode="min")
     callback = GeneralizationBound()
     trainer = Trainer(
         **{**QUIET, "enable_checkpointing": True, "logger": CSVLogger(tmp_path)},

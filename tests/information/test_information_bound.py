@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from information_data import normal, sphere
 from scipy import optimize, stats
 
-from sslinfo.information.bound import (
-    CAVEAT,
-    WITHOUT_LABELS,
+from sslinfo.information import (
     LeastSquares,
     PairSums,
     best_constant,
@@ -22,6 +20,7 @@ from sslinfo.information.bound import (
     prediction_complexity,
     within_radius,
 )
+from sslinfo.information.bound import CAVEAT, WITHOUT_LABELS
 
 
 def integers(n, k, seed=0):
@@ -46,6 +45,8 @@ def by_numpy(z, labels, pairs, of_pairs, *, k, delta, radius, size, treatment, c
     def treat(rows):
         rows = rows.numpy().astype(np.float64)
         length = np.linalg.norm(rows, axis=1, keepdims=True)
+        if treatment == "simplex":
+            return rows
         factor = radius / length
         return rows * (factor if treatment == "normalize" else np.minimum(factor, 1))
 
@@ -59,6 +60,7 @@ def by_numpy(z, labels, pairs, of_pairs, *, k, delta, radius, size, treatment, c
         "invariance": np.linalg.norm(first - second, axis=1).mean(),
         "residual": np.linalg.norm(y - z @ w.T) / math.sqrt(n),
         "pair_residual": np.linalg.norm(y2 - first @ w2.T) / math.sqrt(m),
+        "mean_residual": np.linalg.norm(y - z @ w.T, axis=1).mean(),
         "c": np.linalg.svd(w - w2)[1][0],
         "s": np.linalg.svd(w)[1][0],
         "tau": 2 * radius,
@@ -71,6 +73,17 @@ def by_numpy(z, labels, pairs, of_pairs, *, k, delta, radius, size, treatment, c
         "prediction_complexity": predictions,
     }
     terms["B"], terms["B_prime"] = terms["c"] * radius, 1 + terms["s"] * radius
+    if (
+        treatment == "simplex"
+    ):  # differences of shares span the directions of sum zero, and a norm is largest at a corner
+        basis = np.linalg.svd(np.ones((1, z.shape[1])))[2][1:].T
+        terms["tau"], terms["c"] = math.sqrt(2) * radius, np.linalg.svd((w - w2) @ basis)[1][0]
+        terms["s"] = np.linalg.svd(w @ basis)[1][0]
+        terms["B"] = max(radius * np.linalg.norm(column) for column in (w - w2).T)
+        corners = itertools.product(range(z.shape[1]), range(k))
+        pairs_of_corners = [(radius * w[:, j] - np.eye(k)[i], radius * w2[:, j] - np.eye(k)[i]) for j, i in corners]
+        terms["B_prime"], terms["kappa_prime"] = np.linalg.norm(pairs_of_corners, axis=2).max(0)
+    tau = terms["tau"]
     i, res, res2, c, s = (terms[name] for name in ("invariance", "residual", "pair_residual", "c", "s"))
     five, three, one = math.log(5 / delta), math.log(3 / delta), math.log(1 / delta)
     forms = {
@@ -87,9 +100,9 @@ def by_numpy(z, labels, pairs, of_pairs, *, k, delta, radius, size, treatment, c
             "pair_residual": 2 * res2,
             "residual": res,
             "invariance_complexity": c * 2 * complexity / math.sqrt(m),
-            "invariance_deviation_pairs": c * 2 * radius * math.sqrt(five / 2 / m),
-            "invariance_deviation_labelled": c * 2 * radius * math.sqrt(five / 2 / n),
-            "label_frequency": c * radius / 2 * math.sqrt(2 * math.log(5 * (2**k - 2) / delta) / n),
+            "invariance_deviation_pairs": c * tau * math.sqrt(five / 2 / m),
+            "invariance_deviation_labelled": c * tau * math.sqrt(five / 2 / n),
+            "label_frequency": terms["B"] / 2 * math.sqrt(2 * math.log(5 * (2**k - 2) / delta) / n),
             "prediction_complexity": 4 * predictions / math.sqrt(m),
             "prediction_deviation_pairs": 2 * terms["kappa"] * math.sqrt(five / 2 / m),
             "prediction_deviation_labelled": terms["kappa_prime"] * math.sqrt(five / 2 / n),
@@ -98,11 +111,12 @@ def by_numpy(z, labels, pairs, of_pairs, *, k, delta, radius, size, treatment, c
             "invariance": s * i,
             "residual": res,
             "invariance_complexity": s * 2 * complexity / math.sqrt(m),
-            "invariance_deviation_pairs": s * 2 * radius * math.sqrt(three / 2 / m),
-            "invariance_deviation_labelled": s * 2 * radius * math.sqrt(three / 2 / n),
+            "invariance_deviation_pairs": s * tau * math.sqrt(three / 2 / m),
+            "invariance_deviation_labelled": s * tau * math.sqrt(three / 2 / n),
             "label_frequency": terms["B_prime"] / 2 * math.sqrt(2 * math.log(3 * (2**k - 2) / delta) / n),
         },
     }
+    forms["sharp"] = forms["corollary"] | {"residual": terms["mean_residual"]}
     margin = math.sqrt(2 * math.log(3 * (2**k - 2) / delta) / n) / math.sqrt(2)
     return {**terms, "best_constant_margin": margin}, forms
 
@@ -110,13 +124,15 @@ def by_numpy(z, labels, pairs, of_pairs, *, k, delta, radius, size, treatment, c
 # Terms
 
 
-@pytest.mark.parametrize("treatment", ["clip", "normalize"])
+@pytest.mark.parametrize("treatment", ["clip", "normalize", "simplex"])
 @pytest.mark.parametrize(
     ("k", "radius", "delta", "size", "complexity", "predictions"),
     [(4, 1.0, 0.05, 9.0, 0.0, None), (2, 0.5, 0.2, 30.0, 0.0, None), (6, 1.7, 0.01, 12.0, 0.4, 3.0)],
 )
 def test_every_term_and_form_equals_numpy(treatment, k, radius, delta, size, complexity, predictions):
     z, labels, pairs, of_pairs = problem(k=k, seed=k)
+    if treatment == "simplex":
+        z, *pairs = (radius * (4 * rows).softmax(1) for rows in (z, *pairs))
     chosen = {"delta": delta, "radius": radius, "treatment": treatment, "complexity": complexity}
     found = generalization_bound(
         z, labels, pairs, pair_targets=of_pairs, weight_norm=size, num_classes=k, predictions=predictions, **chosen
@@ -252,16 +268,71 @@ def test_the_best_constant_moves_no_more_than_the_margin():
     assert best_constant(near) - best_constant(corner) == pytest.approx(0.2 / math.sqrt(2), rel=1e-6)
 
 
+def test_features_off_the_simplex_are_refused():
+    shares = normal(30, 4).softmax(1)
+    labels = integers(30, 3)
+    for bad in (shares * 1.1, normal(30, 4), shares - shares.amin()):
+        with pytest.raises(ValueError, match="rows that are not >= 0 with sum 1.*softmax"):
+            generalization_bound(bad, labels, (shares, shares), treatment="simplex")
+    with pytest.raises(ValueError, match="not >= 0 with sum 2"):
+        within_radius(shares, 2.0, "simplex")
+    rounded = within_radius(shares.float(), treatment="simplex")
+    assert rounded.sum(1) == pytest.approx(1, abs=1e-15)
+
+
+def test_the_simplex_is_tighter_and_its_ranges_are_reached():
+    z, labels = normal(400, 5).softmax(1), integers(400, 3)
+    pairs = normal(200, 5, 7).softmax(1), normal(200, 5, 8).softmax(1)
+    ball, simplex = (
+        generalization_bound(z, labels, pairs, treatment=treatment, pair_targets=integers(200, 3, 5), weight_norm=9.0)
+        for treatment in ("clip", "simplex")
+    )
+    for name in ("tau", "s", "c", "B", "B_prime", "kappa_prime"):
+        assert simplex.terms[name] < ball.terms[name], name
+    weights = LeastSquares.of(z, labels, 3).solve().weights
+    # Of a hundred thousand random shares near the corners none goes beyond the ranges, and some come within 3%.
+    shares = (12 * normal(100_000, 5, 9)).softmax(1)
+    outputs = shares @ weights.T
+    reached = torch.cdist(outputs, torch.eye(3, dtype=torch.float64)).max()
+    assert 0.97 * simplex.terms["B_prime"] < reached <= simplex.terms["B_prime"] + 1e-6  # cdist's rounding
+    apart = torch.linalg.vector_norm(shares - shares.roll(1, 0), dim=1)
+    assert 0.97 * math.sqrt(2) < apart.max() <= math.sqrt(2)
+    moved = torch.linalg.vector_norm(outputs - outputs.roll(1, 0), dim=1)
+    assert bool((moved <= simplex.terms["s"] * apart + 1e-12).all())
+
+
+def test_the_sharp_form_takes_the_mean_residual_of_sums_from_outside():
+    z, labels, pairs, _ = problem(k=4)
+    whole = generalization_bound(z, labels, pairs)
+    treated = within_radius(z)
+    sums = LeastSquares.of(treated, labels, 4)
+    of_sums = generalization_bound(sums, None, pairs)
+    assert of_sums.sharp is None
+    assert "mean_residual" in of_sums.reasons["sharp"]
+    assert "sharp" not in of_sums.verdicts
+    residual = F.one_hot(labels, 4) - treated @ sums.solve().weights.T
+    mean = float(residual.norm(dim=1).mean())
+    given = generalization_bound(sums, None, pairs, mean_residual=mean)
+    assert given.sharp == pytest.approx(whole.sharp, rel=1e-12)
+    # By Jensen it is below the corollary, by the difference of mean and root mean square.
+    assert whole.corollary - whole.sharp == pytest.approx(
+        float(residual.square().sum(1).mean().sqrt()) - mean, rel=1e-9
+    )
+    with pytest.raises(ValueError, match="mean_residual"):
+        generalization_bound(sums, None, pairs, mean_residual=-1.0)
+
+
 def test_vacuous_and_below():
     labels = torch.arange(20_000) % 2
     z = 0.9 * torch.eye(2)[labels]
     for n, vacuous, below in [(40, True, False), (120, False, False), (20_000, False, True)]:
         found = generalization_bound(z[:n], labels[:n], (z, z))
-        assert (found.vacuous, found.below) == (vacuous, below)
+        assert (found.vacuous, found.verdicts["corollary"] == "below for sure") == (vacuous, below)
+        assert found.verdicts["sharp"] == found.verdicts["corollary"]  # no residual either way
         assert found.best_constant == pytest.approx(math.sqrt(0.5))
         assert found.vacuous == (found.corollary >= math.sqrt(0.5))
         margin = math.sqrt(math.log(2 * 3 / 0.05) / n)
-        assert found.below == (found.corollary < math.sqrt(0.5) - margin)
+        assert below == (found.corollary < math.sqrt(0.5) - margin)
 
 
 def test_a_wrong_arg_max_costs_one_over_sqrt2():
@@ -601,7 +672,8 @@ def test_what_does_not_apply_is_none_with_its_reason():
     assert found.paper == pytest.approx(whole.paper - 2 * whole.terms["pair_residual"] + 2 * stand_in)
 
     found = generalization_bound(z, labels, pairs, pair_targets=of_pairs, pairs_of="image", weight_norm=9.0)
-    assert (found.certified, found.corollary, found.top1_error, found.vacuous, found.below) == (None,) * 5
+    assert (found.certified, found.corollary, found.top1_error, found.vacuous, found.sharp) == (None,) * 5
+    assert found.verdicts == {}
     assert "step 3" in found.reasons["certified"]
     assert "step 3" in found.reasons["corollary"]
     assert found.paper == whole.paper
@@ -671,7 +743,7 @@ def test_the_table_names_every_contribution_and_repeats_the_caveat():
         ({"weight_norm": 0}, "weight_norm must be a finite number above 0"),
         ({"complexity": -0.1}, "complexity must be a finite number >= 0"),
         ({"predictions": -1.0}, "predictions must be a finite number above 0"),
-        ({"treatment": "whiten"}, "treatment must be one of clip, normalize, got 'whiten'"),
+        ({"treatment": "whiten"}, "treatment must be one of clip, normalize, simplex, got 'whiten'"),
         ({"pairs_of": "views"}, "pairs_of must be one of class, image"),
         ({"targets": torch.zeros(60, dtype=torch.long), "pair_targets": None}, "num_classes must be at least 2, got 1"),
         ({"num_classes": 3}, r"targets must lie in 0\.\.2, got 0\.\.3"),
