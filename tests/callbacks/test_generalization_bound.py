@@ -18,21 +18,14 @@ from rank_trainer import QUIET, SmallNet, rank_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from sslinfo.callbacks import GeneralizationBound
-from sslinfo.callbacks import generalization_bound as generalization_bound_module
+from sslinfo.callbacks import GeneralizationBound, bound_split
 from sslinfo.callbacks.bound_figure import draw
+from sslinfo.callbacks.bound_split import PARTS, SHARES, Split, keys_of, part_of
 from sslinfo.callbacks.features import clean_features
-from sslinfo.callbacks.generalization_bound import (
-    MOST_POINTS,
-    PARTS,
-    SHARES,
-    _keys,
-    _Split,
-    images_in_both,
-    part_of,
-)
+from sslinfo.callbacks.generalization_bound import MOST_POINTS
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.data.file_store import FileStore
+from sslinfo.data.overlap import images_in_both
 from sslinfo.data.stores import JoinedStore, MemoryStore
 from sslinfo.errors import UserError
 from sslinfo.information import generalization_bound, within_radius
@@ -97,7 +90,7 @@ def test_parts_are_disjoint_and_as_large_as_they_say() -> None:
 
 def pairs_by_hand(z: Tensor, label: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
     """The k-th first of a class by its key with the k-th partner, and how many firsts have none."""
-    part, order = part_of(index), _keys(index).argsort().tolist()
+    part, order = part_of(index), keys_of(index).argsort().tolist()
     pairs, left = [], 0
     for number in label.unique().tolist():
         firsts, partners = ([row for row in order if label[row] == number and part[row] == kind] for kind in (1, 2))
@@ -168,8 +161,8 @@ def test_the_papers_sum_is_of_augmentations(tmp_path: Path) -> None:
     assert callback.paper.certified is None
 
 
-def some_split(z: Tensor, label: Tensor, size: int, classes: int | None = 3) -> _Split:
-    split = _Split(classes, 1.0, "clip")
+def some_split(z: Tensor, label: Tensor, size: int, classes: int | None = 3) -> Split:
+    split = Split(classes, 1.0, "clip")
     index = torch.arange(len(z))
     for rows in index.split(size):
         split.add(z[rows], [z[rows], z[rows].flip(1)], label[rows], rows)
@@ -204,7 +197,7 @@ def test_partners_are_independent_images_even_where_neighbours_resemble() -> Non
     films = torch.randn(2000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     z = films.repeat_interleave(10, dim=0)
     label = torch.arange(20_000) * 3 // 20_000
-    split = _Split(3, 1e3, "clip")
+    split = Split(3, 1e3, "clip")
     for rows in torch.arange(20_000).split(64):
         split.add(z[rows], [], label[rows], rows)
     pairs = split.pairs_of_a_class()
@@ -215,8 +208,8 @@ def test_partners_are_independent_images_even_where_neighbours_resemble() -> Non
 
 
 def test_kept_features_are_bounded_and_do_not_depend_on_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generalization_bound_module, "MOST_FIRSTS", 70)
-    monkeypatch.setattr(generalization_bound_module, "MOST_HELD_OUT", 50)
+    monkeypatch.setattr(bound_split, "MOST_FIRSTS", 70)
+    monkeypatch.setattr(bound_split, "MOST_HELD_OUT", 50)
     n = 3000
     z, label = torch.randn(n, 2, dtype=torch.float64), torch.arange(n) % 2
     found = []
@@ -231,7 +224,7 @@ def test_kept_features_are_bounded_and_do_not_depend_on_batches(monkeypatch: pyt
     assert found[1] == pytest.approx(found[0], rel=1e-10)
     assert found[2] == pytest.approx(found[0], rel=1e-10)
     # Those with the smallest keys.
-    keys = _keys(torch.arange(n))[part_of(torch.arange(n)) == 3].sort().values[:50]
+    keys = keys_of(torch.arange(n))[part_of(torch.arange(n)) == 3].sort().values[:50]
     assert torch.equal(split.held_out.take()["key"], keys)
 
 
@@ -394,7 +387,7 @@ def test_ranks_share_the_comparison(ranks: Any, world_size: int) -> None:
 
 def test_a_network_that_diverged_is_reported_and_training_goes_on(tmp_path: Path) -> None:
     callback = GeneralizationBound()
-    split = _Split(3, 1.0, "normalize")
+    split = Split(3, 1.0, "normalize")
     split.add(torch.full((4, 2), torch.nan), [], torch.arange(4) % 3, torch.arange(4))
     split.add(torch.ones(4, 2), [], torch.arange(4) % 3, torch.arange(4, 8))
     callback._measure(split, 0, 8)
@@ -419,12 +412,12 @@ def test_labels_of_some_images_only() -> None:
 def test_too_few_images_have_a_reason() -> None:
     callback = GeneralizationBound()
     nothing = int((part_of(torch.arange(100)) == 3).nonzero()[0])
-    split = _Split(2, 1.0, "clip")
+    split = Split(2, 1.0, "clip")
     split.add(torch.ones(1, 2), [], torch.zeros(1, dtype=torch.long), torch.tensor([nothing]))
     callback._measure(split, 0, 1)
     assert "none of 1 validation images is among the labelled part" in callback.reasons["corollary"]
     labelled = (part_of(torch.arange(100)) == 0).nonzero()[:3, 0]
-    split = _Split(2, 1.0, "clip")
+    split = Split(2, 1.0, "clip")
     split.add(torch.ones(3, 2), [torch.ones(3, 2)] * 2, torch.zeros(3, dtype=torch.long), labelled)
     callback._measure(split, 0, 3)
     assert "is among the pairs" in callback.reasons["corollary"]
