@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from sslinfo.data.random import stream_keys
 from sslinfo.information import LeastSquares, PairSums, within_radius
 
 PARTS = ("labelled", "first", "partner", "held_out")
