@@ -22,7 +22,7 @@ def draw(history: Sequence[dict[str, Any]], about: str) -> Figure:
             name, and ``measured_risk`` and ``best_constant`` where they are known.
         about: what it was measured with, for the title.
     """
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     form = history[-1]["form"]

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sslinfo.callbacks.bound_split import Split
 from sslinfo.callbacks.features import data_of, note_once
+from sslinfo.callbacks.history import History
 from sslinfo.data.datamodule import TwoViewDataModule
 from sslinfo.data.overlap import images_in_both
 from sslinfo.errors import UserError
@@ -74,9 +75,7 @@ class GeneralizationBound(Callback):
         self.paper: Bound | None = None  # of augmentations
         self.values: dict[str, float] = {}
         self.reasons: dict[str, str] = {}
-        self.history: list[dict[str, Any]] = []
-        self._validations = 0
-        self._stride = 1  # validations between two points of the history
+        self.history: History[dict[str, Any]] = History(MOST_POINTS)
         self._overlap: int | None = None  # validation images that are trained on, counted once a run
         self._split: Split | None = None
 
@@ -180,7 +179,7 @@ class GeneralizationBound(Callback):
         )
 
     def _keep(self, step: int) -> None:
-        """The stack of now, and at most so many evenly spread over the training."""
+        """Add the stack of now to the history."""
         for form, bound in (("sharp", self.bound), ("corollary", self.bound), ("paper", self.paper)):
             if bound is not None and form in bound.contributions:
                 entry = {"step": step, "form": form, "contributions": dict(bound.contributions[form])}
@@ -188,16 +187,7 @@ class GeneralizationBound(Callback):
         else:
             return
         entry |= {name: self.values.get(name) for name in ("measured_risk", "best_constant")}
-        if self.history and (self._validations - 1) % self._stride:
-            self.history.pop()
-        self.history.append(entry)
-        if len(self.history) > MOST_POINTS:
-            newest = self.history[-1]
-            self.history = self.history[::2]
-            if self.history[-1] is not newest:
-                self.history.append(newest)
-            self._stride *= 2
-        self._validations += 1
+        self.history.add(entry)
 
     # What a person reads
 
@@ -223,26 +213,25 @@ class GeneralizationBound(Callback):
 
     def _write(self, trainer: Trainer, module: LightningModule, folder: Path, split: Split) -> None:
         from sslinfo.callbacks.bound_figure import draw
-        from sslinfo.callbacks.information_figure import log_to
+        from sslinfo.callbacks.information_figure import log_to, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
         text = f"step {trainer.global_step}\n\n{self.text(split)}\n"
         (folder / "bound.txt").write_text(text)
-        figures = {}
+        pictures = {}
         if self.history:
             some = self.bound or self.paper
             about = f"delta {self.delta:g}" + (f", n={some.n}, m={some.m}, d={some.d}" if some else "")
-            figures = {"stack": draw(self.history, about)}
-            figures["stack"].savefig(folder / "bound.png", dpi=110)
+            pictures = {"stack": render(draw(self.history, about))}
+            save(pictures["stack"], folder / "bound.png")
         for logger in trainer.loggers:
-            log_to(logger, module, figures, text, trainer.global_step, prefix="bound")
+            log_to(logger, module, pictures, text, trainer.global_step, prefix="bound")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "validations": self._validations, "stride": self._stride}
+        return {"history": self.history.state_dict(dict)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = [dict(entry) for entry in state_dict["history"]]
-        self._validations, self._stride = state_dict["validations"], state_dict["stride"]
+        self.history.load_state_dict(state_dict["history"], dict)
 
 
 def _classes_of(data: TwoViewDataModule) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -13,10 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from sslinfo.callbacks.features import note_once
 from sslinfo.information import Moments
+
+Picture = numpy.ndarray[Any, numpy.dtype[numpy.uint8]]
 
 MOST_PIXELS = 256  # of a side of the correlation's image
 
@@ -29,7 +33,7 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
         spectra: (optimizer step, eigenvalues (d,) in descending order), oldest first.
         moments: of the layer's samples now.
     """
-    figure = Figure(figsize=(15, 4.4), layout="constrained")
+    figure = Figure(figsize=(15, 4.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     covariance = moments.covariance().cpu()
@@ -59,19 +63,28 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     return figure
 
 
+def render(figure: Figure) -> Picture:
+    """The figure's pixels (H, W, 3), drawn once for the file and all loggers."""
+    figure.canvas.draw()  # type: ignore[attr-defined]
+    return numpy.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Write a PNG file."""
+    Image.fromarray(picture).save(path)
+
+
 def log_to(
-    logger: Any, module: LightningModule, figures: Mapping[str, Figure], text: str, step: int, prefix: str = "info"
+    logger: Any, module: LightningModule, pictures: Mapping[str, Picture], text: str, step: int, prefix: str = "info"
 ) -> None:
-    """Give the figures by layer and the text to a logger that takes them; say once which does not."""
+    """Give the pictures by name and the text to a logger that takes them; say once which does not."""
     experiment: Any = getattr(logger, "experiment", None)
-    if hasattr(experiment, "add_figure"):
-        for layer, figure in figures.items():
-            experiment.add_figure(f"{prefix}/{layer}", figure, step, close=False)
+    if hasattr(experiment, "add_image"):
+        for name, picture in pictures.items():
+            experiment.add_image(f"{prefix}/{name}", picture, step, dataformats="HWC")
         experiment.add_text(f"{prefix}/settings", "```\n" + text + "\n```", step)
     elif hasattr(logger, "log_image"):
-        for layer, figure in figures.items():
-            figure.canvas.draw()  # type: ignore[attr-defined]
-            pixels = numpy.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-            logger.log_image(f"{prefix}/{layer}", [pixels], step=step)
+        for name, picture in pictures.items():
+            logger.log_image(f"{prefix}/{name}", [picture], step=step)
     else:
         note_once(module, f"{type(logger).__name__} takes no pictures: they are files in the run's folder")

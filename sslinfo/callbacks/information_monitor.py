@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from sslinfo.callbacks.history import History
 from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
 from sslinfo.information import Moments
@@ -66,11 +67,10 @@ class InformationMonitor(Callback):
         self.scales = Scales(beta, variance, temperature)
         self.taps = {name: _Tap() for name in modules}
         self.reports: dict[str, Report] = {}  # the newest, by logged prefix
-        self.spectra: dict[str, list[tuple[int, Tensor]]] = {}
+        self.spectra: dict[str, History[tuple[int, Tensor]]] = {}
         self._recent: deque[dict[str, Views]] = deque(maxlen=window)
-        self._measured = self._validations = 0
+        self._measured = 0
         self._watching = False
-        self._stride = 1  # validations between two spectra that are kept
         self._whole: dict[str, _WholeSet] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -174,24 +174,11 @@ class InformationMonitor(Callback):
         self._whole = {}
 
     def _keep_spectra(self, step: int) -> None:
-        """The spectra of now, and of at most so many validations evenly spread over the training."""
-        spread = (self._validations - 1) % self._stride == 0  # whether the last one kept is one of those
         for layer, whole in self._whole.items():
             moments = whole.moments.view(0)
-            if moments.n < 2:
-                continue
-            kept = self.spectra.setdefault(layer, [])
-            if kept and not spread:
-                kept.pop()
-            kept.append((step, eigenvalues(moments.covariance()).float().cpu()))
-        if max((len(kept) for kept in self.spectra.values()), default=0) > MOST_SPECTRA:
-            for kept in self.spectra.values():
-                newest = kept[-1]
-                kept[:] = kept[::2]
-                if kept[-1] is not newest:
-                    kept.append(newest)
-            self._stride *= 2
-        self._validations += 1
+            if moments.n > 1:
+                kept = self.spectra.setdefault(layer, History(MOST_SPECTRA))
+                kept.add((step, eigenvalues(moments.covariance()).float().cpu()))
 
     def _log(self, pl_module: LightningModule, prefix: str, report: Report) -> None:
         self.reports[prefix] = report
@@ -201,27 +188,32 @@ class InformationMonitor(Callback):
     # What a person reads
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        from sslinfo.callbacks.information_figure import draw, log_to
+        from sslinfo.callbacks.information_figure import draw, log_to, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
         blocks = [f"{prefix}\n{report}" for prefix, report in self.reports.items()]
         text = f"step {trainer.global_step}\n\n" + "\n\n".join(blocks) + "\n"
         (folder / "information.txt").write_text(text)
         moments = {layer: whole.moments.view(0) for layer, whole in self._whole.items()}
-        figures = {layer: draw(layer, self.spectra[layer], own) for layer, own in moments.items() if own.n > 1}
-        for layer, figure in figures.items():
-            figure.savefig(folder / f"information_{layer}.png", dpi=110)
+        pictures = {layer: render(draw(layer, self.spectra[layer], own)) for layer, own in moments.items() if own.n > 1}
+        for layer, picture in pictures.items():
+            save(picture, folder / f"information_{layer}.png")
         for logger in trainer.loggers:
-            log_to(logger, pl_module, figures, text, trainer.global_step)
+            log_to(logger, pl_module, pictures, text, trainer.global_step)
+        if not trainer.training and trainer.state.fn == "validate":
+            print(f"information of each layer: {folder / 'information.txt'} and the figures beside it")
 
     def state_dict(self) -> dict[str, Any]:
-        counts = {"measured": self._measured, "validations": self._validations, "stride": self._stride}
-        return {"spectra": self.spectra, **counts}
+        return {
+            "spectra": {layer: kept.state_dict() for layer, kept in self.spectra.items()},
+            "measured": self._measured,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.spectra = {layer: [tuple(row) for row in rows] for layer, rows in state_dict["spectra"].items()}  # type: ignore[misc]
-        self._measured, self._validations = state_dict["measured"], state_dict["validations"]
-        self._stride = state_dict["stride"]
+        for layer, kept in state_dict["spectra"].items():
+            self.spectra[layer] = History(MOST_SPECTRA)
+            self.spectra[layer].load_state_dict(kept, tuple)
+        self._measured = state_dict["measured"]
 
 
 def layers_of(outputs: Any) -> dict[str, Views]:

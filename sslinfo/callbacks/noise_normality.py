@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from sslinfo.callbacks.features import note_once
+from sslinfo.callbacks.history import History
 from sslinfo.callbacks.information_monitor import MOST_SPECTRA
 from sslinfo.data.random import stream_keys
 from sslinfo.distributed import gather_uneven, rank, world_size
@@ -87,9 +88,7 @@ class NoiseNormality(Callback):
         if not sigmas or min(sigmas) <= 0:
             raise UserError(f"sigmas must be one or more noise levels above 0, got {list(sigmas)}")
         self.images, self.sigmas, self.draws = images, tuple(sorted(float(sigma) for sigma in sigmas)), draws
-        self.history: list[tuple[int, Measured]] = []  # by optimizer step, evenly spread over the training
-        self._validations = 0
-        self._stride = 1  # validations between two that are kept
+        self.history: History[tuple[int, Measured]] = History(MOST_SPECTRA)  # by optimizer step
         self._chosen: dict[str, Tensor] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,7 +132,7 @@ class NoiseNormality(Callback):
             for sigma, value in zip(self.sigmas, getattr(measured, name).tolist(), strict=True):
                 if value == value:  # NaN where no dimension varies: `constant` says so
                     pl_module.log(f"{REPRESENTATION}/normality_{name}_sigma{sigma:g}", value, batch_size=1)
-        self._keep(trainer.global_step, measured)
+        self.history.add((trainer.global_step, measured))
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module, Path(folder or trainer.default_root_dir), len(chosen["index"]))
@@ -161,36 +160,22 @@ class NoiseNormality(Callback):
         pvalue, kurtosis = whole["tests"][whole["index"].argsort()].movedim(0, 2).cpu()
         return Measured.of(self.sigmas, pvalue, kurtosis)
 
-    def _keep(self, step: int, measured: Measured) -> None:
-        """The measurement of now, and at most so many evenly spread over the training."""
-        if self.history and (self._validations - 1) % self._stride:
-            self.history.pop()
-        self.history.append((step, measured))
-        if len(self.history) > MOST_SPECTRA:
-            newest = self.history[-1]
-            self.history = self.history[::2]
-            if self.history[-1] is not newest:
-                self.history.append(newest)
-            self._stride *= 2
-        self._validations += 1
-
     def _write(self, trainer: Trainer, module: LightningModule, folder: Path, count: int) -> None:
-        from sslinfo.callbacks.information_figure import log_to
+        from sslinfo.callbacks.information_figure import log_to, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
         about = f"{count} validation images, {self.draws} draws, noise in units of normalised pixels"
         figure = draw(self.history, about)
-        figure.savefig(folder / "normality.png", dpi=110)
+        pictures = {"representation": render(figure)}
+        save(pictures["representation"], folder / "normality.png")
         for logger in trainer.loggers:
-            log_to(logger, module, {"representation": figure}, about, trainer.global_step, prefix="info/normality")
+            log_to(logger, module, pictures, about, trainer.global_step, prefix="info/normality")
 
     def state_dict(self) -> dict[str, Any]:
-        history = [(step, measured._asdict()) for step, measured in self.history]
-        return {"history": history, "validations": self._validations, "stride": self._stride}
+        return {"history": self.history.state_dict(lambda entry: (entry[0], entry[1]._asdict()))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = [(step, Measured(**measured)) for step, measured in state_dict["history"]]
-        self._validations, self._stride = state_dict["validations"], state_dict["stride"]
+        self.history.load_state_dict(state_dict["history"], lambda entry: (entry[0], Measured(**entry[1])))
 
 
 def draw(history: Sequence[tuple[int, Measured]], about: str) -> Figure:
@@ -206,7 +191,7 @@ def draw(history: Sequence[tuple[int, Measured]], about: str) -> Figure:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
     figure.suptitle(f"Gaussianity of the representation under input noise: {about}, step {history[-1][0]}")

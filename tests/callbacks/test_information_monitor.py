@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 import sslinfo
-from sslinfo.callbacks import InformationMonitor
+from sslinfo.callbacks import InformationMonitor, information_figure
 from sslinfo.cli import main
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
@@ -180,8 +180,8 @@ def test_logged_names_are_prefix_layer_quantity_and_values_those_of_the_reports(
 
 def keep_the_best(rank: int, world_size: int, folder: str) -> tuple[Any, ...]:
     saved: list[str] = []
-    savefig = Figure.savefig
-    Figure.savefig = lambda self, path, **options: (saved.append(Path(path).name), savefig(self, path, **options))[1]
+    save = information_figure.save
+    information_figure.save = lambda picture, path: (saved.append(path.name), save(picture, path))[1]
     try:
         monitor = InformationMonitor(every_n_steps=0)
         best = ModelCheckpoint(folder, "{step}", monitor="info/embedding/effective_rank", mode="max", save_top_k=2)
@@ -196,7 +196,7 @@ def keep_the_best(rank: int, world_size: int, folder: str) -> tuple[Any, ...]:
         )
         trainer.fit(module(), datamodule=digits(90 // world_size))
     finally:
-        Figure.savefig = savefig
+        information_figure.save = save
     scores = {Path(path).stem: float(score) for path, score in best.best_k_models.items()}
     last = monitor.reports["info/embedding"]["effective_rank"].value
     return scores, Path(best.best_model_path).stem, last, saved

@@ -352,7 +352,7 @@ def test_the_picture_has_a_curve_for_each_step_and_says_what_it_shows() -> None:
 def test_history_stays_short_and_keeps_the_first_and_the_last() -> None:
     watcher, longest = callback(), 0
     for step in range(150):
-        watcher._keep(step, Measured(*torch.full((5, 2), float(step))))
+        watcher.history.add((step, Measured(*torch.full((5, 2), float(step)))))
         steps = [at for at, _ in watcher.history]
         assert (steps[0], steps[-1]) == (0, step)
         assert steps == sorted(set(steps))
