@@ -95,6 +95,7 @@ def test_every_estimator_is_covered():
     not_of_samples = {
         "affine_residual", "benjamini_hochberg", "gaussian_logdet_bias", "local_affine", "noise_normality",
         "local_gaussian_entropy", "pairwise_entropy_cap", "rank_ceiling", "renyi_ceiling", "vmf_log_normalizer",
+        "best_constant", "checkpoint_complexity", "generalization_bound", "prediction_complexity", "within_radius",
     }  # fmt: skip
     package = os.path.dirname(info.__file__)
     called = set()
