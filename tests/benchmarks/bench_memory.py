@@ -2,7 +2,8 @@
 
 Resident memory (Linux) every 50 steps, of VICReg on digits bare and with InformationMonitor (every 10 steps, window of
 4, and every 10 epochs in validation, with its figures) and CollapseAlarm (every 5). Prints the least-squares slope over
-the second half with its standard error, in kB a measurement: a report kept would be some tens, a batch of both layers 300.
+the second half with its standard error, in kB a measurement: a report kept would be some tens, a batch of both layers
+300.
 """
 
 from __future__ import annotations
