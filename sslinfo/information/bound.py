@@ -32,8 +32,8 @@ _ROUNDING = 1e-9  # of a sum of many lengths, each of which is the radius but fo
 _INVARIANCE = "invariance"
 
 CAVEAT = (
-    "The theorem wants pairs of two independent images of one class. Two augmentations of one image make the "
-    "invariance smaller and break step 3 of the proof: of them there is the paper's sum and no certificate."
+    "The theorem wants pairs of two independent images of one class. Two augmentations of one image usually make "
+    "the invariance smaller and break step 3 of the proof: of them there is the paper's sum and no certificate."
 )
 WITHOUT_LABELS = (
     "Without labels the paper's sum takes sqrt(1 - rank/N) for a residual, about what labels unrelated to the features "
