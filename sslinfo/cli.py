@@ -113,12 +113,28 @@ class Cli(LightningCLI):
         """The checkpoint's configuration was the first to be read (see ``main``): nothing overrules the user here."""
 
     def before_instantiate_classes(self) -> None:
+        self._keep_last_of_each_callback()
         if self.stored is not None:
             plain = self.plain_options()
             if self.subcommand == "fit":
                 check_same_classes(self.stored, plain)
             for line in differences(self.stored, plain):
                 _say(f"note: {line}")
+
+    def _keep_last_of_each_callback(self) -> None:
+        """Of one of our callbacks that a recipe, an overlay and the command line name, the last word counts."""
+        trainer = self._options()["trainer"]
+        callbacks = trainer["callbacks"]
+        if not isinstance(callbacks, list):
+            return
+        paths = [str(entry.get("class_path", "")) if isinstance(entry, Namespace) else "" for entry in callbacks]
+        kept = []
+        for number, (path, entry) in enumerate(zip(paths, callbacks, strict=True)):
+            if path.startswith("sslinfo.") and path in paths[number + 1 :]:
+                _say(f"note: {path.rpartition('.')[2]} is given more than once: the options of the last one count")
+            else:
+                kept.append(entry)
+        trainer["callbacks"] = kept
 
     def plain_options(self) -> dict[str, Any]:
         """The subcommand's configuration as strings, numbers, lists and dicts."""

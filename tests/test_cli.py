@@ -274,8 +274,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "--model.entropy VarianceCovariance",
     ),
     "callback twice": (
-        [*FIT, *TINY, "--trainer.callbacks+=KNNProbe", "--trainer.callbacks+=KNNProbe"],
-        "KNNProbe stands there twice",
+        [*FIT, *TINY, "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks+=ModelCheckpoint"],
+        "ModelCheckpoint stands there twice",
     ),
     "module": (["fit", "--model", "my_modul.Mine", *TINY], "is my_modul.py in the working folder?"),
     "no model": (["fit"], "--model VICReg"),
@@ -607,3 +607,10 @@ def test_checkpoint_from_elsewhere_runs_nothing(after_training: Path, part: str,
 
 def test_default_half_is_the_published_one(in_tmp: Path) -> None:
     assert type(main([*FIT, *TINY, *DRY]).model.entropy) is VarianceCovariance
+
+
+def test_of_one_of_our_callbacks_the_last_one_counts(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = ["--trainer.callbacks+=KNNProbe", "--trainer.callbacks+=KNNProbe", "--trainer.callbacks.k", "3"]
+    cli = main(["fit", "--model", "VICReg", *TINY, *DRY, *twice])
+    assert [c.k for c in cli.trainer.callbacks if type(c).__name__ == "KNNProbe"] == [3]
+    assert "KNNProbe is given more than once: the options of the last one count" in capsys.readouterr().out

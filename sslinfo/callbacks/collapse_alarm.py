@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from sklearn.cluster import KMeans
 from torch import Tensor
 
@@ -32,7 +33,7 @@ REMEDY: dict[Kind, str] = {
     "objective",
 }
 
-ON_A_POINT = 1e-3  # 1 - |mean of the unit rows|^2 below which all embeddings are one direction
+ON_A_POINT = 3e-3  # 1 - |mean of the unit rows|^2 below which all embeddings are one direction
 NARROW = 0.1  # of the same number: below it lengths are told apart from directions
 SHRUNK = 1 / 3  # of the standard deviation at the start
 FEW_RANKS, ONE_DIRECTION = 2.5, 0.75  # effective rank; share of the standardised variance in one direction
@@ -167,7 +168,8 @@ class CollapseAlarm(Callback):
     Complete: all images at one point, or ever nearer to each other without the views of one image being nearer.
     Dimensional: the embeddings on one line. Cluster: a few points, or an objective (SwAV) that assigns the images to
     fewer than four clusters. A collapse is one when two checks in a row agree. It is looked for in the first view's
-    embeddings of the whole batch, the same on every rank, once every so many optimizer steps.
+    embeddings of the whole batch, the same on every rank, once every so many optimizer steps. What it says stands in
+    ``alarm.txt`` in the run's folder and in TensorBoard's text too.
 
     Args:
         every_n_steps: optimizer steps between two checks.
@@ -191,6 +193,11 @@ class CollapseAlarm(Callback):
         self._before: Evidence | None = None
         self._suspected: Kind | None = None
         self._checked = 0
+        self._folder: Path | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = trainer.log_dir  # asks all ranks
+        self._folder = None if trainer.fast_dev_run else Path(folder or trainer.default_root_dir)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -225,7 +232,14 @@ class CollapseAlarm(Callback):
     def _raise(self, trainer: Trainer, kind: Kind, message: str) -> None:
         self.alarms[kind] = message
         stops = self.action == "stop"
-        rank_zero_warn(f"{message} The training stops here." if stops else message)
+        said = f"{message} The training stops here." if stops else message
+        if trainer.is_global_zero:
+            # Without the line of code that a warning shows, which says nothing to who trains.
+            warnings.warn_explicit(said, UserWarning, "CollapseAlarm", 1)
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with open(self._folder / "alarm.txt", "a") as file:
+                    file.write(said + "\n")
         for logger in trainer.loggers:
             experiment: Any = getattr(logger, "experiment", None)
             if hasattr(experiment, "add_text"):

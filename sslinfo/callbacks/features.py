@@ -60,6 +60,11 @@ def data_of(trainer: Trainer, wanted_by: str) -> TwoViewDataModule | None:
     return None
 
 
+def step_of(trainer: Trainer) -> int:
+    """Optimizer steps behind the weights: of the training, or outside one of the checkpoint that was loaded."""
+    return trainer.global_step or int(getattr(trainer.lightning_module, "loaded_step", 0))
+
+
 def note_once(module: LightningModule, message: str) -> None:
     """Print a note once for each module, on rank 0."""
     noted = module.__dict__.setdefault("_sslinfo_notes", set())

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sslinfo.callbacks.bound_split import Split
-from sslinfo.callbacks.features import data_of, note_once
+from sslinfo.callbacks.features import data_of, note_once, step_of
 from sslinfo.callbacks.history import History
 from sslinfo.data.datamodule import TwoViewDataModule
 from sslinfo.data.overlap import images_in_both
@@ -119,7 +119,7 @@ class GeneralizationBound(Callback):
         self._measure(split, self._overlap, len(data.stores["val"]))
         for name, value in self.values.items():
             pl_module.log(f"bound/{name}", value, batch_size=1)
-        self._keep(trainer.global_step)
+        self._keep(step_of(trainer))
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module, Path(folder or trainer.default_root_dir), split)
@@ -216,7 +216,7 @@ class GeneralizationBound(Callback):
         from sslinfo.callbacks.information_figure import log_to, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
-        text = f"step {trainer.global_step}\n\n{self.text(split)}\n"
+        text = f"step {step_of(trainer)}\n\n{self.text(split)}\n"
         (folder / "bound.txt").write_text(text)
         pictures = {}
         if self.history:
@@ -225,7 +225,7 @@ class GeneralizationBound(Callback):
             pictures = {"stack": render(draw(self.history, about))}
             save(pictures["stack"], folder / "bound.png")
         for logger in trainer.loggers:
-            log_to(logger, module, pictures, text, trainer.global_step, prefix="bound")
+            log_to(logger, module, pictures, text, step_of(trainer), prefix="bound")
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history.state_dict(dict)}

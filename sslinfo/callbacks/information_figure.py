@@ -43,11 +43,13 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     colours = colormaps["viridis"]
     scale = Normalize(spectra[0][0], max(spectra[-1][0], spectra[0][0] + 1))
     for step, spectrum in spectra:
-        shares = (spectrum / spectrum.sum().clamp_min(1e-30)).clamp_min(1e-12)
+        shares = spectrum / spectrum.sum().clamp_min(1e-30)
+        shares = torch.where(shares > 1e-12, shares, torch.nan)  # below rounding: the curve ends there
         left.semilogy(range(1, len(shares) + 1), shares, color=colours(scale(step)), linewidth=1.2)
     left.set(title="covariance spectrum over training", xlabel="eigenvalue number", ylabel="share of the variance")
     left.grid(alpha=0.3)
-    figure.colorbar(ScalarMappable(scale, colours), ax=left, label="optimizer step")
+    if len(spectra) > 1:
+        figure.colorbar(ScalarMappable(scale, colours), ax=left, label="optimizer step")
 
     used = deviation > 0
     correlation = covariance / torch.outer(deviation, deviation).clamp_min(1e-30)

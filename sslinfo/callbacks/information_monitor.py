@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from sslinfo.callbacks.features import step_of
 from sslinfo.callbacks.history import History
 from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
@@ -34,14 +35,16 @@ class InformationMonitor(Callback):
     last steps as four times the layer's width asks for, at most ``window``; all others one batch, in validation
     ``samples`` images chosen by their index. What a number was computed with, its ceiling, and why another is absent
     stands in ``information.txt`` in the run's folder and in TensorBoard's text; the spectra over training, the
-    correlation of the features and their standard deviations in ``information.png`` and TensorBoard's images.
+    correlation of the features and their standard deviations in ``information_<layer>.png`` and TensorBoard's images.
 
     Args:
         every_n_steps: optimizer steps between two measurements in training; 0 measures in validation only.
-        window: training steps at most whose samples are taken together.
+        window: training batches at most, one an optimizer step or one an accumulated part of it, whose samples are
+            taken together.
         samples: validation images for quantities of pairs of samples.
         beta: of the log-det entropy, for features as they are and for features of mean variance 1.
-        variance: of a component of the pairwise entropy, per dimension, rows on the sphere of radius sqrt(d).
+        variance: s2 / d of the pairwise entropy, s2 the variance of a component, rows on the sphere of radius sqrt(d),
+            as ``PairDist`` has it.
         temperature: of InfoNCE's cosine critic.
         modules: names of further layers to watch, ``backbone.layers.6`` or ``projector.1`` for instance; activations of
             more than two dimensions are averaged over all but samples and channels.
@@ -63,10 +66,14 @@ class InformationMonitor(Callback):
         for name, value, least in (("every_n_steps", every_n_steps, 0), ("window", window, 1), ("samples", samples, 2)):
             if value < least:
                 raise UserError(f"{name} must be {least} or more, got {value}")
+        for name, scale in (("beta", beta), ("variance", variance), ("temperature", temperature)):
+            if not 0 < scale < math.inf:
+                raise UserError(f"{name} of InformationMonitor must be above 0, got {scale}")
         self.every_n_steps, self.window, self.samples = every_n_steps, window, samples
         self.scales = Scales(beta, variance, temperature)
         self.taps = {name: _Tap() for name in modules}
         self.reports: dict[str, Report] = {}  # the newest, by logged prefix
+        self._steps: dict[str, int] = {}
         self.spectra: dict[str, History[tuple[int, Tensor]]] = {}
         self._recent: deque[dict[str, Views]] = deque(maxlen=window)
         self._measured = 0
@@ -108,7 +115,7 @@ class InformationMonitor(Callback):
         self._measured = step
         for layer in self._recent[-1]:
             report = self._of_steps([views[layer] for views in self._recent])
-            self._log(pl_module, f"train_info/{layer}", report)
+            self._log(trainer, pl_module, f"train_info/{layer}", report)
         self._recent.clear()
 
     def _of_steps(self, steps: Sequence[Views]) -> Report:
@@ -166,12 +173,19 @@ class InformationMonitor(Callback):
         if trainer.sanity_checking or not self._whole:
             return
         for layer, whole in self._whole.items():
-            self._log(pl_module, f"info/{layer}", whole.measure(self.scales))
-        self._keep_spectra(trainer.global_step)
+            self._log(trainer, pl_module, f"info/{layer}", whole.measure(self.scales))
+        self._keep_spectra(step_of(trainer))
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module, Path(folder or trainer.default_root_dir))
         self._whole = {}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Without a validation the table is of the training alone."""
+        folder = trainer.log_dir  # asks all ranks
+        done = self.spectra or not self.reports or trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not done:
+            self._write(trainer, pl_module, Path(folder or trainer.default_root_dir))
 
     def _keep_spectra(self, step: int) -> None:
         for layer, whole in self._whole.items():
@@ -180,8 +194,9 @@ class InformationMonitor(Callback):
                 kept = self.spectra.setdefault(layer, History(MOST_SPECTRA))
                 kept.add((step, eigenvalues(moments.covariance()).float().cpu()))
 
-    def _log(self, pl_module: LightningModule, prefix: str, report: Report) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, prefix: str, report: Report) -> None:
         self.reports[prefix] = report
+        self._steps[prefix] = step_of(trainer)
         for name, quantity in report.items():
             pl_module.log(f"{prefix}/{name}", quantity.value, batch_size=1)
 
@@ -191,15 +206,20 @@ class InformationMonitor(Callback):
         from sslinfo.callbacks.information_figure import draw, log_to, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
-        blocks = [f"{prefix}\n{report}" for prefix, report in self.reports.items()]
-        text = f"step {trainer.global_step}\n\n" + "\n\n".join(blocks) + "\n"
+        blocks = [f"{prefix}, step {self._steps[prefix]}\n{report}" for prefix, report in self.reports.items()]
+        text = f"step {step_of(trainer)}\n\n" + "\n\n".join(blocks) + "\n"
         (folder / "information.txt").write_text(text)
         moments = {layer: whole.moments.view(0) for layer, whole in self._whole.items()}
         pictures = {layer: render(draw(layer, self.spectra[layer], own)) for layer, own in moments.items() if own.n > 1}
         for layer, picture in pictures.items():
             save(picture, folder / f"information_{layer}.png")
         for logger in trainer.loggers:
-            log_to(logger, pl_module, pictures, text, trainer.global_step)
+            log_to(logger, pl_module, pictures, text, step_of(trainer))
+            experiment: Any = getattr(logger, "experiment", None)
+            for layer, own in moments.items():
+                if own.n > 1 and hasattr(experiment, "add_histogram"):
+                    deviation = own.covariance().diagonal().clamp_min(0).sqrt().cpu()
+                    experiment.add_histogram(f"info/{layer}/feature_std", deviation, step_of(trainer))
         if not trainer.training and trainer.state.fn == "validate":
             print(f"information of each layer: {folder / 'information.txt'} and the figures beside it")
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from sslinfo.callbacks.features import note_once
+from sslinfo.callbacks.features import note_once, step_of
 from sslinfo.callbacks.history import History
 from sslinfo.callbacks.information_monitor import MOST_SPECTRA
 from sslinfo.data.random import stream_keys
@@ -132,7 +132,7 @@ class NoiseNormality(Callback):
             for sigma, value in zip(self.sigmas, getattr(measured, name).tolist(), strict=True):
                 if value == value:  # NaN where no dimension varies: `constant` says so
                     pl_module.log(f"{REPRESENTATION}/normality_{name}_sigma{sigma:g}", value, batch_size=1)
-        self.history.add((trainer.global_step, measured))
+        self.history.add((step_of(trainer), measured))
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, pl_module, Path(folder or trainer.default_root_dir), len(chosen["index"]))
@@ -169,7 +169,7 @@ class NoiseNormality(Callback):
         pictures = {"representation": render(figure)}
         save(pictures["representation"], folder / "normality.png")
         for logger in trainer.loggers:
-            log_to(logger, module, pictures, about, trainer.global_step, prefix="info/normality")
+            log_to(logger, module, pictures, about, step_of(trainer), prefix="info/normality")
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history.state_dict(lambda entry: (entry[0], entry[1]._asdict()))}

@@ -78,6 +78,7 @@ from sslinfo.information.mutual_information import (
     ViewInformation,
     gaussian_mutual_information,
     infonce,
+    smoothed_view_information,
     view_information,
 )
 from sslinfo.information.neighbors import knn_entropy
@@ -148,6 +149,7 @@ __all__ = [
     "rankme",
     "renyi_ceiling",
     "renyi_entropy",
+    "smoothed_view_information",
     "spectral_decay",
     "stable_rank",
     "uniformity",

@@ -173,9 +173,11 @@ class Bound:
             margin = self.terms["best_constant_margin"]
             lines.append(f"best constant {self.best_constant:.4g} within {margin:.4g}")
             lines += [
-                f"  {form} {verdict}, top-1 error at most {math.sqrt(2) * getattr(self, form):.4g}"
+                f"  {form} {verdict}, top-1 error at most {_error(math.sqrt(2) * getattr(self, form))}"
                 for form, verdict in self.verdicts.items()
             ]
+        if self.rank == self.n:
+            lines.append(f"residual 0: {self.d} features fit any labels of {self.n} images; only s pays for that")
         lines += [f"no {name}: {reason}" for name, reason in self.reasons.items()]
         lines.append("The paper's sum is informal: its Q stands at constant 1 and it certifies nothing.")
         lines.append(CAVEAT)
@@ -529,6 +531,10 @@ def _states(
 def _width(name: str, z: Any) -> int:
     checks.tensor(z[:0] if is_tensor(z) else z, torch.float64, name, "N, d")
     return int(z.shape[1])
+
+
+def _error(value: float) -> str:
+    return f"{value:.4g}" + (", which says nothing" if value >= 1 else "")
 
 
 def _cell(value: float | None) -> str:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,12 @@ from sslinfo.information.entropy import gaussian_entropy, logdet_entropy, pairwi
 from sslinfo.information.geometry import alignment, feature_std, lidar, uniformity
 from sslinfo.information.matrix_entropy import renyi_ceiling, renyi_entropy
 from sslinfo.information.moments import Moments
-from sslinfo.information.mutual_information import gaussian_mutual_information, infonce, view_information
+from sslinfo.information.mutual_information import (
+    gaussian_mutual_information,
+    infonce,
+    smoothed_view_information,
+    view_information,
+)
 from sslinfo.information.spectrum import (
     SpectralDecay,
     covariance_spectrum,
@@ -86,8 +91,8 @@ class Report(Mapping[str, Quantity]):
 class Scales(NamedTuple):
     """What the numbers of a report are taken at.
 
-    beta: of the log-det entropy. variance: of a component of the pairwise entropy, per dimension, rows on the sphere of
-    radius sqrt(d). temperature: of InfoNCE's cosine critic.
+    beta: of the log-det entropy. variance: s2 / d of the pairwise entropy, s2 the variance of a component with rows on
+    the sphere of radius sqrt(d). temperature: of InfoNCE's cosine critic.
     """
 
     beta: float = 1.0
@@ -153,12 +158,13 @@ def measure(
             report.reasons[name] = f"{value} at N={count}, d={d}: a covariance is singular, or the views coincide"
 
     @functools.cache
-    def mean_variance() -> float:
-        wide = first.double() if isinstance(first, Tensor) else first
+    def mean_variance(of: Tensor | Moments) -> float:
+        wide = of.double() if isinstance(of, Tensor) else of
         spread = wide.var(0) if isinstance(wide, Tensor) else wide.covariance().diagonal()
         mean = wide.mean(0) if isinstance(wide, Tensor) else wide.mean
         if float(spread.mean()) <= (64 * eps * float(mean.abs().max())) ** 2:
-            raise UndefinedEstimate(f"all {n} samples are one point: there is no variance to divide by")
+            count = len(wide) if isinstance(wide, Tensor) else wide.n
+            raise UndefinedEstimate(f"all {count} samples are one point: there is no variance to divide by")
         return float(spread.mean())
 
     def above_rounding() -> Tensor:
@@ -185,16 +191,28 @@ def measure(
                 raise UndefinedEstimate(f"the covariance is singular to {dtype}'s rounding at N={both}, d={d}")
         return gaussian_mutual_information(*pair)
 
+    fitted: list[str] = []
+
     def decay() -> SpectralDecay:
         kept = min(100, int(above_rounding().sum()))
         if kept < 8:
             raise UndefinedEstimate(
                 f"spectral_decay needs 3 eigenvalues in 6..100, and {kept} are above {dtype}'s rounding at N={n}, d={d}"
             )
+        fitted.append(f"eigenvalues 6 to {kept}")
         return spectral_decay(first, stop=kept)
 
     def unit_variance() -> Tensor:
-        return logdet_entropy(first, beta=beta / mean_variance())
+        return logdet_entropy(first, beta=beta / mean_variance(first))
+
+    def say(name: str, *words: str) -> None:
+        """Add to the settings of a quantity what its computation showed."""
+        if name in report.quantities:
+            q = report.quantities[name]
+            report.quantities[name] = q._replace(settings=", ".join(filter(None, (q.settings, *words))))
+
+    def below_cap(bound: Literal["lower", "upper"]) -> Tensor:
+        return pairwise_entropy_cap(few, d, component) - pairwise_entropy(sphere, component, bound)
 
     add("logdet_entropy", lambda: logdet_entropy(first, beta=beta), "nats", f"beta {beta:g}, z as it is")
     add("logdet_entropy_unit_variance", unit_variance, "nats", f"beta {beta:g}, z of mean variance 1")
@@ -207,6 +225,15 @@ def measure(
     cap = float(pairwise_entropy_cap(few, d, component)) if few else None
     add("pairwise_entropy_lower", lambda: pairwise_entropy(sphere, component, "lower"), "nats", on_sphere, cap, few)
     add("pairwise_entropy_upper", lambda: pairwise_entropy(sphere, component, "upper"), "nats", on_sphere, cap, few)
+    for bound in get_args(Literal["lower", "upper"]):
+        add(
+            f"pairwise_entropy_{bound}_below_cap",
+            lambda bound=bound: below_cap(bound),  # type: ignore[misc]
+            "nats",
+            f"{on_sphere}; near 0 it says nothing of the data",
+            math.log(max(few, 1)),
+            few,
+        )
     add(
         "von_neumann_entropy",
         lambda: renyi_entropy(sphere),
@@ -220,7 +247,8 @@ def measure(
     add("rankme", lambda: rankme(first), "dimensions", "uncentred, eps 1e-7", _rankme_ceiling(min(n, d)))
     add("participation_ratio", lambda: participation_ratio(first), "dimensions", "centred", ceiling)
     add("stable_rank", lambda: stable_rank(first), "dimensions", "centred", ceiling)
-    add("spectral_decay", lambda: decay().exponent, "exponent", "eigenvalues 6 to 100")
+    add("spectral_decay", lambda: decay().exponent, "exponent")
+    say("spectral_decay", *fitted[:1])
     add("spectral_decay_r2", lambda: decay().r2, "R^2", "of that fit", 1.0)
     add("hadamard_gap", lambda: nonsingular(lambda: hadamard_gap(first)), "nats", "0 for a diagonal covariance")
     add("off_diagonal_covariance", lambda: _off_diagonal(first), "", "VICReg's c: sum of squares / d")
@@ -254,12 +282,19 @@ def measure(
             return result.value
 
         add("infonce", infonce_value, "nats", f"temperature {temperature:g}", math.log(max(few, 1)), few)
-        if contrast and "infonce" in report.quantities:
-            q = report.quantities["infonce"]
-            report.quantities["infonce"] = q._replace(settings=f"{q.settings}, {contrast[0]}")
-        logdet = functools.cache(lambda: (mean_variance(), view_information(*pair, beta=beta))[1])
+        say("infonce", *contrast)
+        information = report.quantities.get("gaussian_mutual_information")
+        if information is not None and information.value > math.log(both):
+            say(
+                "gaussian_mutual_information",
+                f"beyond log N = {math.log(both):.3g} it rests on the Gaussian assumption",
+            )
+        second = pair[1] if len(pair) > 1 else None
+        own = z1 if joint is None else joint.view(0)
+        logdet = functools.cache(lambda: smoothed_view_information(pair[0], second, beta / mean_variance(own)))
         kernel = functools.cache(lambda: view_information(sphere, other, "pairwise", variance=component))
-        proxy, bound = f"proxy, beta {beta:g}", f"lower bound for the empirical mixture, {on_sphere}"
+        proxy = f"proxy: Gaussian views with noise of variance 1/beta, beta {beta:g}, z of mean variance 1"
+        bound = f"lower bound for the empirical mixture, {on_sphere}"
         add("view_logdet_entropy", lambda: logdet().entropy, "nats", proxy, None, both)
         add("view_logdet_conditional", lambda: logdet().conditional, "nats", proxy, None, both)
         add("view_logdet_total", lambda: logdet().total, "nats", proxy, None, both)
@@ -282,7 +317,7 @@ def report(z1: Tensor, z2: Tensor | None = None, labels: Tensor | None = None) -
     """All diagnostics of representations given as arrays.
 
     Args:
-        z1: (N, d) representations.
+        z1: (N, d) representations, a tensor or an array.
         z2: (N, d) those of a second view of the same images: adds the information between views.
         labels: (N,) integer classes, negative where unknown: adds the share of the variance between classes and
             leave-one-out k-NN accuracy.
@@ -299,6 +334,9 @@ def report(z1: Tensor, z2: Tensor | None = None, labels: Tensor | None = None) -
     >>> round(found["effective_rank"].value, 1), found["effective_rank"].ceiling
     (7.9, 8)
     """
+    z1 = torch.as_tensor(z1)
+    z2 = None if z2 is None else torch.as_tensor(z2)
+    labels = None if labels is None else torch.as_tensor(labels)
     if z2 is None:
         samples(z1, torch.float64)
         found = measure([z1], Moments.of(z1))

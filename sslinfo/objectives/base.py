@@ -104,6 +104,7 @@ class JointEmbedding(LightningModule):
         self.entropy = entropy
         self.optimizer_config = optimizer or OptimizerConfig()
         self.seed: int | None = None
+        self.loaded_step = 0  # optimizer steps behind the weights of the checkpoint that was loaded
         self._accumulated = 0  # batches since the last optimizer step
 
     # What a subclass may change
@@ -270,6 +271,8 @@ class JointEmbedding(LightningModule):
         return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def setup(self, stage: str) -> None:
+        # What is logged is of the whole batch or set and the same on all ranks: there is nothing to reduce.
+        warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
         data = getattr(self.trainer, "datamodule", None)
         channels = getattr(data, "channels", self.in_channels)
         if channels != self.in_channels:
@@ -314,6 +317,7 @@ class JointEmbedding(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint.get("sslinfo_seed", self.seed)
+        self.loaded_step = int(checkpoint.get("global_step", 0))
         if lost := checkpoint.get("sslinfo_accumulated", 0):
             rank_zero_warn(
                 f"this checkpoint was saved between accumulated batches: the gradient of {lost} of them is lost, and a "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ COLLAPSES: dict[str, Any] = {
 }
 
 
-def trained(build: Any, steps: int, alarm: CollapseAlarm, **options: Any) -> Any:
+def trained(build: Any, steps: int, alarm: CollapseAlarm, folder: Path) -> Any:
     torch.manual_seed(0)
     model = build(
         backbone="conv4",
@@ -48,23 +49,24 @@ def trained(build: Any, steps: int, alarm: CollapseAlarm, **options: Any) -> Any
         projector=[64, 32],
         optimizer=OptimizerConfig("adamw", lr=5e-3, warmup_steps=5),
     )
-    trainer = rank_trainer(0, 1, max_steps=steps, limit_val_batches=0, callbacks=[alarm], **options)
+    trainer = rank_trainer(0, 1, max_steps=steps, limit_val_batches=0, callbacks=[alarm], default_root_dir=folder)
     trainer.fit(model, TwoViewDataModule("digits", batch_size=128, val_fraction=0.25))
     return trainer
 
 
 @pytest.mark.parametrize("kind", COLLAPSES)
-def test_a_run_that_is_made_to_collapse_is_named_within_100_steps(kind: Any) -> None:
+def test_a_run_that_is_made_to_collapse_is_named_within_100_steps(kind: Any, tmp_path: Path) -> None:
     alarm = CollapseAlarm()
     with pytest.warns(UserWarning, match=f"{kind} collapse of the embedding at step (50|75|100): .*What usually helps"):
-        trained(COLLAPSES[kind], 100, alarm)
+        trained(COLLAPSES[kind], 100, alarm, tmp_path)
     assert list(alarm.alarms) == [kind]
+    assert (tmp_path / "alarm.txt").read_text() == alarm.alarms[kind] + "\n"
 
 
-def test_stop_ends_the_training_and_says_so() -> None:
+def test_stop_ends_the_training_and_says_so(tmp_path: Path) -> None:
     alarm = CollapseAlarm(every_n_steps=20, action="stop")
     with pytest.warns(UserWarning, match="complete collapse.*The training stops here"):
-        trainer = trained(Invariance, 200, alarm)
+        trainer = trained(Invariance, 200, alarm, tmp_path)
     assert 40 <= trainer.global_step < 200
     assert f"at step {trainer.global_step}:" in alarm.alarms["complete"]
 
@@ -161,7 +163,7 @@ def test_clusters_in_use(used: float, expected: str | None) -> None:
 def feed(alarm: CollapseAlarm, batches: list[tuple[int, tuple[Tensor, ...]]]) -> Any:
     from types import SimpleNamespace
 
-    trainer = SimpleNamespace(global_step=0, callback_metrics={}, loggers=[], should_stop=False)
+    trainer = SimpleNamespace(global_step=0, callback_metrics={}, loggers=[], should_stop=False, is_global_zero=True)
     for step, views in batches:
         trainer.global_step = step
         outputs = {
@@ -226,7 +228,7 @@ def test_bad_options_are_named(given: dict[str, Any]) -> None:
         CollapseAlarm(**given)
 
 
-def two_ranks(rank: int, world_size: int) -> tuple[dict[Any, str], int]:
+def two_ranks(rank: int, world_size: int, folder: str) -> tuple[dict[Any, str], int]:
     """A collapse on ranks that hold different images; every rank stops at the same step."""
     torch.manual_seed(0)
     model = Invariance(
@@ -237,15 +239,18 @@ def two_ranks(rank: int, world_size: int) -> tuple[dict[Any, str], int]:
         optimizer=OptimizerConfig("adamw", lr=5e-3, warmup_steps=5),
     )
     alarm = CollapseAlarm(every_n_steps=10, action="stop")
-    trainer = rank_trainer(rank, world_size, max_steps=120, limit_val_batches=0, callbacks=[alarm])
+    trainer = rank_trainer(
+        rank, world_size, max_steps=120, limit_val_batches=0, callbacks=[alarm], default_root_dir=folder
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(model, TwoViewDataModule("digits", batch_size=128 // world_size, val_fraction=0.25, seed=0))
     return dict(alarm.alarms), trainer.global_step
 
 
-def test_ranks_say_the_same_and_stop_together(ranks: Any) -> None:
-    (first, step), (second, other) = ranks(2, two_ranks)
+def test_ranks_say_the_same_and_stop_together(ranks: Any, tmp_path: Path) -> None:
+    (first, step), (second, other) = ranks(2, two_ranks, str(tmp_path))
+    assert len((tmp_path / "alarm.txt").read_text().splitlines()) == 1  # rank 0 alone writes
     assert first == second
     assert step == other < 120
     assert list(first) == ["complete"]

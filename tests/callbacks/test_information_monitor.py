@@ -231,7 +231,13 @@ class Logged:
 def a_trainer(step: int = 0) -> Any:
     """Enough of a Trainer for the hooks; a dry run writes no files."""
     return SimpleNamespace(
-        global_step=step, sanity_checking=False, fast_dev_run=True, is_global_zero=True, log_dir=None, loggers=[]
+        global_step=step,
+        sanity_checking=False,
+        fast_dev_run=True,
+        is_global_zero=True,
+        log_dir=None,
+        loggers=[],
+        lightning_module=None,
     )
 
 
@@ -476,7 +482,7 @@ def test_files_of_the_run(written: Any) -> None:
     text = (written.run / "information.txt").read_text()
     assert text.startswith("step 4\n")
     for prefix, found in written.monitor.reports.items():
-        assert f"\n{prefix}\n" in text
+        assert f"\n{prefix}, step 4\n" in text
         assert str(found) in text
     assert set(written.monitor.reports) == {f"{kind}/{layer}" for kind in ("info", "train_info") for layer in LAYERS}
     assert "float32" in text
@@ -765,3 +771,42 @@ def test_a_step_without_outputs_is_passed_over() -> None:
         monitor.on_validation_batch_end(a_trainer(1), module, out, of, 0)
         monitor.on_validation_epoch_end(a_trainer(1), module)
     assert monitor.reports == {}
+
+
+def test_a_checkpoint_is_reported_at_its_own_step_and_the_spread_is_a_histogram(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, "{step}")
+    trainer = Trainer(
+        **{**QUIET, "enable_checkpointing": True},
+        max_epochs=1,
+        limit_train_batches=2,
+        default_root_dir=tmp_path / "fit",
+        callbacks=[InformationMonitor(every_n_steps=0), keep],
+    )
+    trainer.fit(module(), datamodule=digits(90))
+    logger = TensorBoardLogger(tmp_path)
+    trainer = Trainer(
+        **{**QUIET, "logger": logger}, default_root_dir=tmp_path, callbacks=[InformationMonitor(every_n_steps=0)]
+    )
+    trainer.validate(
+        module(), datamodule=digits(90), ckpt_path=tmp_path / "step=2.ckpt", verbose=False, weights_only=True
+    )
+    text = (Path(logger.log_dir) / "information.txt").read_text()
+    assert text.startswith("step 2\n")
+    assert "info/embedding, step 2\n" in text
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert [event.step for event in events.Histograms("info/representation/feature_std")] == [2]
+
+
+def test_without_a_validation_the_table_is_of_the_training(tmp_path: Path) -> None:
+    monitor = InformationMonitor(every_n_steps=2)
+    trainer = Trainer(**QUIET, max_steps=4, limit_val_batches=0, default_root_dir=tmp_path, callbacks=[monitor])
+    trainer.fit(module(), datamodule=digits(90))
+    assert "train_info/embedding, step 4\n" in (tmp_path / "information.txt").read_text()
+    assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["beta", "variance", "temperature"])
+def test_scales_are_checked_at_once(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} of InformationMonitor must be above 0, got -1"):
+        InformationMonitor(**{name: -1.0})  # type: ignore[arg-type]

@@ -48,6 +48,7 @@ TWO_VIEWS = {
     "mutual_information": info.gaussian_mutual_information,
     "infonce": lambda a, b: info.infonce(a, b, 0.5).value,
     "view_logdet": lambda a, b: info.view_information(a, b).total,
+    "view_smoothed": lambda a, b: info.smoothed_view_information(a, b, 2.0).total,
     "view_gaussian": lambda a, b: info.view_information(a, b, "gaussian").total,
     "view_pairwise": lambda a, b: info.view_information(a, b, "pairwise", variance=0.5).total,
     "view_vmf": lambda a, b: info.view_information(a, b, "vmf", concentration=3.0).total,
