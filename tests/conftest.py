@@ -133,15 +133,6 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under pytest-xdist one worker has the pool of processes, and the tests of a file share its fixtures."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    pooled = {item.path for item in items if "ranks" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ranks" if item.path in pooled else str(item.path)))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # small tensors: more threads wait for one another
     os.environ.setdefault("MPLBACKEND", "Agg")
