@@ -394,9 +394,16 @@ def test_one_batch_that_is_large_enough_is_alone() -> None:
     assert monitor.reports["train_info/representation"]["hadamard_gap"].n == 64
 
 
-def test_measured_once_an_optimizer_step_however_many_batches_make_it() -> None:
+def test_measured_once_an_optimizer_step_however_many_batches_make_it(tmp_path: Path) -> None:
     monitor = InformationMonitor(every_n_steps=3, window=2)
-    trainer = Trainer(**QUIET, max_steps=9, accumulate_grad_batches=2, limit_val_batches=0, callbacks=[monitor])
+    trainer = Trainer(
+        **QUIET,
+        max_steps=9,
+        accumulate_grad_batches=2,
+        limit_val_batches=0,
+        default_root_dir=tmp_path,
+        callbacks=[monitor],
+    )
     model, measured = module(), []
     model.log = lambda name, *args, **options: (  # type: ignore[method-assign]
         measured.append(trainer.global_step) if name == "train_info/embedding/rankme" else None
