@@ -26,6 +26,7 @@ import sslinfo.objectives
 from sslinfo.callbacks.prediction_writer import PredictionWriter
 from sslinfo.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences, resolve_checkpoint
 from sslinfo.cli_errors import explain
+from sslinfo.cli_results import results_table
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
 from sslinfo.objectives import JointEmbedding
@@ -155,6 +156,18 @@ class Cli(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self._options()["output"]))
         return trainer
+
+    def validate(self, **kwargs: Any) -> None:
+        self._evaluate(self.trainer.validate, **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self._evaluate(self.trainer.test, **kwargs)
+
+    def _evaluate(self, run: Callable[..., Any], verbose: bool = True, **kwargs: Any) -> None:
+        """Lightning's table cuts long names at half of the terminal's width."""
+        results = run(verbose=False, **kwargs)
+        if verbose and results and results[0]:
+            _say(results_table(results[0]))
 
     def predict(self, **kwargs: Any) -> None:
         self.trainer.predict(return_predictions=False, **{k: v for k, v in kwargs.items() if k != "return_predictions"})

@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 
 from sslinfo.callbacks import KNNProbe, LinearProbe
 from sslinfo.cli import Cli, console, main
+from sslinfo.cli_results import results_table
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
 from sslinfo.objectives import LogDet, VarianceCovariance, VICReg
@@ -386,7 +387,9 @@ def test_trap_2_another_class_is_not_exchanged_for_the_checkpoint_s(
 
 
 @pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
-def test_trap_3_a_checkpoint_needs_nothing_else(after_training: Path, subcommand: str) -> None:
+def test_trap_3_a_checkpoint_needs_nothing_else(
+    after_training: Path, subcommand: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     cli = main([subcommand, "--ckpt_path", checkpoint_of(4), *CPU, "--trainer.logger", "false"])
     stored = torch.load(checkpoint_of(4), weights_only=True)["state_dict"]
     assert all(torch.equal(value, stored[name]) for name, value in cli.model.state_dict().items())
@@ -395,6 +398,9 @@ def test_trap_3_a_checkpoint_needs_nothing_else(after_training: Path, subcommand
     probes = [callback for callback in cli.trainer.callbacks if isinstance(callback, KNNProbe)]
     assert [probe.k for probe in probes] == [5]
     logged = set(cli.trainer.callback_metrics)
+    shown = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    for name in logged:
+        assert float(shown[name]) == pytest.approx(float(cli.trainer.callback_metrics[name]), rel=1e-4)
     if subcommand == "validate":
         assert {"val/loss", "probe/linear_top1", "probe/knn_top1"} <= logged
     elif subcommand == "test":
@@ -614,3 +620,20 @@ def test_of_one_of_our_callbacks_the_last_one_counts(in_tmp: Path, capsys: pytes
     cli = main(["fit", "--model", "VICReg", *TINY, *DRY, *twice])
     assert [c.k for c in cli.trainer.callbacks if type(c).__name__ == "KNNProbe"] == [3]
     assert "KNNProbe is given more than once: the options of the last one count" in capsys.readouterr().out
+
+
+def test_results_are_silent_on_request(after_training: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["validate", "--ckpt_path", checkpoint_of(4), "--verbose", "false", *CPU, *DRY])
+    assert "val/loss" not in capsys.readouterr().out
+
+
+def test_results_of_many_layers_keep_their_names() -> None:
+    """No name is cut or folded whatever the terminal's width, and a quantity that a layer lacks is a dash."""
+    layers = ["representation", "embedding", "backbone.layers.6.a.module.with.a.long.name"]
+    results = {f"info/{layer}/pairwise_entropy_lower_below_cap": 10.0**i for i, layer in enumerate(layers)}
+    lines = results_table({**results, f"info/{layers[1]}/lidar": -2.5, "probe/knn_top1": 0.25}).splitlines()
+    assert lines[0].split() == ["probe/knn_top1", "0.25"]
+    assert lines[2].split() == ["info", *layers]
+    assert lines[3].split() == ["pairwise_entropy_lower_below_cap", "1", "10", "100"]
+    assert lines[4].split() == ["lidar", "-", "-2.5", "-"]
+    assert len({len(line) for line in lines[2:]}) == 1

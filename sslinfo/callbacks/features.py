@@ -65,6 +65,11 @@ def step_of(trainer: Trainer) -> int:
     return trainer.global_step or int(getattr(trainer.lightning_module, "loaded_step", 0))
 
 
+def log_number(module: LightningModule, name: str, value: float) -> None:
+    """Log a number that is the same on all ranks in float64: of Python's own numbers Lightning keeps float32."""
+    module.log(name, torch.tensor(value, dtype=torch.float64), batch_size=1)
+
+
 def note_once(module: LightningModule, message: str) -> None:
     """Print a note once for each module, on rank 0."""
     noted = module.__dict__.setdefault("_sslinfo_notes", set())

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sslinfo.callbacks.bound_split import Split
-from sslinfo.callbacks.features import data_of, note_once, step_of
+from sslinfo.callbacks.features import data_of, log_number, note_once, step_of
 from sslinfo.callbacks.history import History
 from sslinfo.data.datamodule import TwoViewDataModule
 from sslinfo.data.overlap import images_in_both
@@ -118,7 +118,7 @@ class GeneralizationBound(Callback):
             self._overlap = images_in_both(data.stores["val"], data.stores["pretrain"])
         self._measure(split, self._overlap, len(data.stores["val"]))
         for name, value in self.values.items():
-            pl_module.log(f"bound/{name}", value, batch_size=1)
+            log_number(pl_module, f"bound/{name}", value)
         self._keep(step_of(trainer))
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -22,11 +22,11 @@ from sslinfo.information import Moments
 
 Picture = numpy.ndarray[Any, numpy.dtype[numpy.uint8]]
 
-MOST_PIXELS = 256  # of a side of the correlation's image
+MOST_PIXELS = 256  # of a side of the covariance's image
 
 
 def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) -> Figure:
-    """Spectra over training, correlation of the features, and their standard deviations, of one layer.
+    """Spectra over training, covariance of the features, and their standard deviations, of one layer.
 
     Args:
         layer: its name, for the titles.
@@ -51,14 +51,12 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     if len(spectra) > 1:
         figure.colorbar(ScalarMappable(scale, colours), ax=left, label="optimizer step")
 
-    used = deviation > 0
-    correlation = covariance / torch.outer(deviation, deviation).clamp_min(1e-30)
-    correlation[~used] = 0
-    shown = correlation[:MOST_PIXELS, :MOST_PIXELS]
-    image = middle.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    shown = covariance[:MOST_PIXELS, :MOST_PIXELS]
+    end = float(covariance.diagonal().mean()) or 1.0
+    image = middle.imshow(shown, cmap="RdBu_r", vmin=-end, vmax=end, interpolation="nearest")
     part = f", first {MOST_PIXELS}" if moments.d > MOST_PIXELS else ""
-    middle.set(title=f"correlation of the features{part}", xlabel="feature", ylabel="feature")
-    figure.colorbar(image, ax=middle, label="correlation")
+    middle.set(title=f"covariance of the features{part}", xlabel="feature", ylabel="feature")
+    figure.colorbar(image, ax=middle, label="covariance (colours end at the mean variance)", extend="both")
 
     right.hist(deviation.numpy(), bins=min(60, max(10, moments.d // 8)))
     right.set(title="standard deviations of the features", xlabel="standard deviation", ylabel="number of features")

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from sslinfo.callbacks.features import step_of
+from sslinfo.callbacks.features import log_number, note_once, step_of
 from sslinfo.callbacks.history import History
 from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
@@ -35,7 +35,7 @@ class InformationMonitor(Callback):
     last steps as four times the layer's width asks for, at most ``window``; all others one batch, in validation
     ``samples`` images chosen by their index. What a number was computed with, its ceiling, and why another is absent
     stands in ``information.txt`` in the run's folder and in TensorBoard's text; the spectra over training, the
-    correlation of the features and their standard deviations in ``information_<layer>.png`` and TensorBoard's images.
+    covariance of the features and their standard deviations in ``information_<layer>.png`` and TensorBoard's images.
 
     Args:
         every_n_steps: optimizer steps between two measurements in training; 0 measures in validation only.
@@ -109,7 +109,8 @@ class InformationMonitor(Callback):
         if not self._watching:
             return
         step = trainer.global_step
-        self._recent.append({**layers_of(outputs), **self._tapped(len(batch["views"]))})
+        layers = _distinct(layers_of(outputs), pl_module)
+        self._recent.append({**layers, **self._tapped(len(batch["views"]))})
         if step % self.every_n_steps or step == self._measured:
             return
         self._measured = step
@@ -165,7 +166,7 @@ class InformationMonitor(Callback):
         if not isinstance(outputs, dict) or "representations" not in outputs:
             return
         tapped = self._tapped(len(batch["views"]), batch["keep"])
-        for layer, views in {**layers_of(outputs), **tapped}.items():
+        for layer, views in {**_distinct(layers_of(outputs), pl_module), **tapped}.items():
             self._whole.setdefault(layer, _WholeSet(self.samples)).add(views, outputs["index"])
 
     @torch.no_grad()
@@ -198,7 +199,7 @@ class InformationMonitor(Callback):
         self.reports[prefix] = report
         self._steps[prefix] = step_of(trainer)
         for name, quantity in report.items():
-            pl_module.log(f"{prefix}/{name}", quantity.value, batch_size=1)
+            log_number(pl_module, f"{prefix}/{name}", quantity.value)
 
     # What a person reads
 
@@ -244,6 +245,15 @@ def layers_of(outputs: Any) -> dict[str, Views]:
     projections = tuple(embeddings[f"z{i}"] for i in range(1, len(embeddings) + 1) if f"z{i}" in embeddings)
     layers = {"representation": tuple(outputs["representations"]), "embedding": projections}
     return {layer: views for layer, views in layers.items() if views}
+
+
+def _distinct(layers: dict[str, Views], module: LightningModule) -> dict[str, Views]:
+    """Without an embedding that is the representation itself, which a network without a projector has."""
+    h, z = (layers.get(layer, ()) for layer in LAYERS)
+    if not z or len(h) != len(z) or not all(torch.equal(a, b) for a, b in zip(h, z, strict=True)):
+        return layers
+    note_once(module, "without a projector the embedding is the representation: it is reported once, under that name")
+    return {"representation": h}
 
 
 class _Tap:

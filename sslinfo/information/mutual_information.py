@@ -81,11 +81,12 @@ def gaussian_mutual_information(
     d1, d2 = len(values1), len(values2)
     if not d1 or not d2:
         return joint.scatter.new_zeros((), dtype=dtype)
-    basis = torch.block_diag(basis1, basis2)
-    white = basis.T @ joint.covariance() @ basis
+    covariance = joint.covariance()
+    first, second = slice(0, sizes[0]), slice(sizes[0], None)
     # The bases carry no gradient and are white to rounding error only: the factors of the two blocks correct both.
-    factor1, factor2 = torch.linalg.cholesky(white[:d1, :d1]), torch.linalg.cholesky(white[d1:, d1:])
-    half = torch.linalg.solve_triangular(factor1, white[:d1, d1:], upper=False)
+    factor1 = torch.linalg.cholesky(basis1.T @ covariance[first, first] @ basis1)
+    factor2 = torch.linalg.cholesky(basis2.T @ covariance[second, second] @ basis2)
+    half = torch.linalg.solve_triangular(factor1, basis1.T @ covariance[first, second] @ basis2, upper=False)
     cross = torch.linalg.solve_triangular(factor2, half.T, upper=False).T
     left, rho, right = torch.linalg.svd(cross, full_matrices=False)
     # A canonical variate is a combination of standardised features, which multiplies their rounding by its own squared
