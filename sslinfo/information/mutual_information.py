@@ -77,29 +77,66 @@ def gaussian_mutual_information(
             f"gaussian_mutual_information needs N > d1 + d2, got N={n}, d1={sizes[0]}, d2={sizes[1]}: "
             "merge moments of more batches"
         )
+    found = _of_regular_views(joint) or _of_singular_views(joint)
+    if found is None:
+        return joint.scatter.new_full((), torch.inf, dtype=dtype)
+    value, d1, d2 = found
+    if debias:
+        freedom = n - 1
+        marginals = gaussian_logdet_bias(d1, freedom) + gaussian_logdet_bias(d2, freedom)
+        value = value - (marginals - gaussian_logdet_bias(d1 + d2, freedom))
+    return value.to(dtype)
+
+
+def _of_regular_views(joint: Moments) -> tuple[Tensor, int, int] | None:
+    """-1/2 logdet(I - C C^T), C the whitened cross-covariance, and the views' ranks, by Cholesky factors alone.
+
+    None where rounding might matter: where a view may have directions that are left out, or 1 - rho^2 may be zero. The
+    trace of an inverse bounds the reciprocal of the smallest eigenvalue, so that no eigenvalue is needed to know that.
+    """
+    covariance, d1, d2 = joint.covariance(), *joint.sizes
+    variance = covariance.diagonal()
+    if bool((variance <= (64 * torch.finfo(torch.float64).eps * joint.mean).square()).any()):
+        return None
+    correlation = covariance * torch.outer(variance.rsqrt(), variance.rsqrt())
+    factor1, inverse1 = _cholesky(correlation[:d1, :d1])
+    factor2, inverse2 = _cholesky(correlation[d1:, d1:])
+    if 100 * _ROUNDING * max(d1 * inverse1, d2 * inverse2) >= 1:  # the largest eigenvalue is d at most
+        return None
+    half = torch.linalg.solve_triangular(factor1, correlation[:d1, d1:], upper=False)
+    cross = torch.linalg.solve_triangular(factor2, half.T, upper=False)
+    cross = cross if d2 <= d1 else cross.T
+    unexplained, inverse = _cholesky(torch.eye(len(cross)).to(cross) - cross @ cross.T)
+    if 100 * _ROUNDING * inverse * (inverse1 + inverse2) >= 1:
+        return None
+    return -unexplained.diagonal().log().sum(), d1, d2
+
+
+def _cholesky(matrix: Tensor) -> tuple[Tensor, float]:
+    """Cholesky factor of a matrix and the trace of its inverse, infinite where there is no factor."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    return factor, math.inf if int(info) else float(torch.cholesky_inverse(factor.detach()).trace())
+
+
+def _of_singular_views(joint: Moments) -> tuple[Tensor, int, int] | None:
+    """-1/2 sum log(1 - rho^2) on the directions that rounding leaves, and how many each view has; None if infinite."""
     (basis1, values1), (basis2, values2) = (_whitening(joint.view(i)) for i in (0, 1))
     d1, d2 = len(values1), len(values2)
     if not d1 or not d2:
-        return joint.scatter.new_zeros((), dtype=dtype)
-    covariance = joint.covariance()
-    first, second = slice(0, sizes[0]), slice(sizes[0], None)
+        return joint.scatter.new_zeros(()), 0, 0
+    covariance, split = joint.covariance(), joint.sizes[0]
     # The bases carry no gradient and are white to rounding error only: the factors of the two blocks correct both.
-    factor1 = torch.linalg.cholesky(basis1.T @ covariance[first, first] @ basis1)
-    factor2 = torch.linalg.cholesky(basis2.T @ covariance[second, second] @ basis2)
-    half = torch.linalg.solve_triangular(factor1, basis1.T @ covariance[first, second] @ basis2, upper=False)
+    factor1 = torch.linalg.cholesky(basis1.T @ covariance[:split, :split] @ basis1)
+    factor2 = torch.linalg.cholesky(basis2.T @ covariance[split:, split:] @ basis2)
+    half = torch.linalg.solve_triangular(factor1, basis1.T @ covariance[:split, split:] @ basis2, upper=False)
     cross = torch.linalg.solve_triangular(factor2, half.T, upper=False).T
     left, rho, right = torch.linalg.svd(cross, full_matrices=False)
     # A canonical variate is a combination of standardised features, which multiplies their rounding by its own squared
     # length: 1 - rho^2 below that is zero.
     length = (left.detach().square() / values1[:, None]).sum(0) + (right.detach().square() / values2).sum(1)
     if bool((1 - rho.detach().square() <= _ROUNDING * length).any()):
-        return joint.scatter.new_full((), torch.inf, dtype=dtype)
-    value = -torch.log1p(-rho.square()).sum() / 2
-    if debias:
-        freedom = n - 1
-        marginals = gaussian_logdet_bias(d1, freedom) + gaussian_logdet_bias(d2, freedom)
-        value = value - (marginals - gaussian_logdet_bias(d1 + d2, freedom))
-    return value.to(dtype)
+        return None
+    return -torch.log1p(-rho.square()).sum() / 2, d1, d2
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from sslinfo.information import (
     gaussian_mutual_information,
     infonce,
     logdet_entropy,
+    mutual_information,
     pairwise_entropy,
     view_information,
     vmf_entropy,
@@ -113,6 +114,35 @@ def test_gaussian_information_of_a_determined_direction_is_infinite(d):
     assert gaussian_mutual_information(Moments.of(mixed, z1 @ normal(d, d, 4) - 50)).item() == math.inf
     difference = torch.cat([z1, z1[:, :1] + 1e-4 * rest[:, :1]], dim=1)  # determines rest, by a small difference
     assert gaussian_mutual_information(difference, rest).item() == math.inf
+
+
+@pytest.mark.parametrize(("d1", "d2"), [(1, 1), (5, 12), (12, 5), (40, 40)])
+@pytest.mark.parametrize(("collinear", "rho"), [(1.0, 0.3), (1e-2, 0.9), (1e-2, 0.9999), (1e-3, 0.0)])
+def test_gaussian_information_by_factors_and_by_canonical_variates_agree(d1, d2, collinear, rho):
+    """What is regular needs no eigenvalue; both ways give numpy's value from QR factors of the samples."""
+    signal, own = normal(500, d1 + d2), normal(500, d1 + d2, 1)
+    z1 = signal[:, :d1] @ normal(d1, d1, 2) + 3
+    z1 = torch.cat([z1[:, :-1], z1[:, :1] + collinear * z1[:, -1:]], dim=1) if d1 > 1 else z1
+    z2 = (rho * signal + math.sqrt(1 - rho**2) * own)[:, -d2:] * 1e3
+    moments = Moments.of(z1, z2)
+    expected = canonical_information(z1, z2)
+    # Covariances square the samples' condition, and both ways start from them.
+    condition = np.linalg.cond(np.corrcoef(torch.cat([z1, z2], dim=1).numpy().T))
+    for way in (mutual_information._of_regular_views, mutual_information._of_singular_views):
+        value, *ranks = way(moments)
+        assert ranks == [d1, d2]
+        assert value.item() == pytest.approx(expected, rel=1e-11 + 1e-16 * condition)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-8, 0.0])
+def test_gaussian_information_by_factors_is_left_to_canonical_variates_near_singularity(noise):
+    z1, z2, other = normal(500, 6), normal(500, 6, 1), normal(500, 1, 2)
+    collinear = torch.cat([z1, z1[:, :1] + noise * other], dim=1)
+    determined = torch.cat([z2, z1.sum(1, keepdim=True) + noise * other], dim=1)
+    constant = torch.cat([z1, torch.full_like(other, 5.0)], dim=1)
+    for pair in ((collinear, z2), (z2, collinear), (z1, determined), (determined, z1), (constant, z2)):
+        assert mutual_information._of_regular_views(Moments.of(*pair)) is None
+    assert mutual_information._of_regular_views(Moments.of(z1, z2)) is not None
 
 
 def test_gaussian_information_gradient():
