@@ -19,7 +19,7 @@ from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
 from sslinfo.information import Moments
 from sslinfo.information.report import Report, Scales, measure
-from sslinfo.information.spectrum import eigenvalues
+from sslinfo.information.spectrum import covariance_eigenvalues
 
 Views = tuple[Tensor, ...]
 LAYERS = ("representation", "embedding")
@@ -193,7 +193,7 @@ class InformationMonitor(Callback):
             moments = whole.moments.view(0)
             if moments.n > 1:
                 kept = self.spectra.setdefault(layer, History(MOST_SPECTRA))
-                kept.add((step, eigenvalues(moments.covariance()).float().cpu()))
+                kept.add((step, covariance_eigenvalues(moments).float().cpu()))
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, prefix: str, report: Report) -> None:
         self.reports[prefix] = report

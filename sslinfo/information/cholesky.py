@@ -1,5 +1,6 @@
 """Log-determinants through Cholesky, with closed-form gradient, and with every repair reported."""
 
+import math
 import warnings
 
 import torch
@@ -71,3 +72,12 @@ def covariance_half_logdet(covariance: Tensor, mean: Tensor) -> Tensor:
     if int(info) or bool((factor.diagonal().square() <= 4 * len(scale) * eps).any()):
         return covariance.new_full((), -torch.inf)
     return scale.log().sum() + _HalfLogDet.apply(correlation, factor)
+
+
+def cholesky_and_trace_of_inverse(matrix: Tensor) -> tuple[Tensor, float]:
+    """Cholesky factor of a matrix (d, d), and the trace of its inverse, infinite where there is no factor.
+
+    One over that trace is a lower bound of the smallest eigenvalue, at a fraction of the cost of eigenvalues.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    return factor, math.inf if int(info) else float(torch.cholesky_inverse(factor.detach()).trace())

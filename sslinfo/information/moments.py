@@ -149,10 +149,13 @@ class Moments(CenteredSums):
         return self.covariance(ddof=0) + torch.outer(self.mean, self.mean)
 
     def view(self, index: int) -> Self:
-        """The moments of one view out of joint moments."""
-        start = sum(self.sizes[:index])
-        part = slice(start, start + self.sizes[index])
-        return type(self)(self.count, self.mean[part], self.scatter[part, part], (self.sizes[index],))
+        """The moments of one view out of joint moments; each time the same object, which keeps its eigenvalues."""
+        views = self.__dict__.setdefault("views", {})
+        if index not in views:
+            start = sum(self.sizes[:index])
+            part = slice(start, start + self.sizes[index])
+            views[index] = type(self)(self.count, self.mean[part], self.scatter[part, part], (self.sizes[index],))
+        return views[index]
 
     def _about(self, mean: Tensor) -> tuple[Tensor, ...]:
         return (_scatter_about(mean, self.count, self.mean, self.scatter),)

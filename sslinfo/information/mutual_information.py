@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslinfo.information import checks
 from sslinfo.information.checks import UndefinedEstimate
+from sslinfo.information.cholesky import cholesky_and_trace_of_inverse
 from sslinfo.information.entropy import gaussian_entropy, gaussian_logdet_bias, logdet_entropy, pairwise_entropy
 from sslinfo.information.geometry import alignment
 from sslinfo.information.moments import Moments, as_moments
@@ -91,31 +92,24 @@ def gaussian_mutual_information(
 def _of_regular_views(joint: Moments) -> tuple[Tensor, int, int] | None:
     """-1/2 logdet(I - C C^T), C the whitened cross-covariance, and the views' ranks, by Cholesky factors alone.
 
-    None where rounding might matter: where a view may have directions that are left out, or 1 - rho^2 may be zero. The
-    trace of an inverse bounds the reciprocal of the smallest eigenvalue, so that no eigenvalue is needed to know that.
+    None where rounding might matter: where a view may have directions that are left out, or 1 - rho^2 may be zero.
     """
     covariance, d1, d2 = joint.covariance(), *joint.sizes
     variance = covariance.diagonal()
     if bool((variance <= (64 * torch.finfo(torch.float64).eps * joint.mean).square()).any()):
         return None
     correlation = covariance * torch.outer(variance.rsqrt(), variance.rsqrt())
-    factor1, inverse1 = _cholesky(correlation[:d1, :d1])
-    factor2, inverse2 = _cholesky(correlation[d1:, d1:])
+    factor1, inverse1 = cholesky_and_trace_of_inverse(correlation[:d1, :d1])
+    factor2, inverse2 = cholesky_and_trace_of_inverse(correlation[d1:, d1:])
     if 100 * _ROUNDING * max(d1 * inverse1, d2 * inverse2) >= 1:  # the largest eigenvalue is d at most
         return None
     half = torch.linalg.solve_triangular(factor1, correlation[:d1, d1:], upper=False)
     cross = torch.linalg.solve_triangular(factor2, half.T, upper=False)
     cross = cross if d2 <= d1 else cross.T
-    unexplained, inverse = _cholesky(torch.eye(len(cross)).to(cross) - cross @ cross.T)
+    unexplained, inverse = cholesky_and_trace_of_inverse(torch.eye(len(cross)).to(cross) - cross @ cross.T)
     if 100 * _ROUNDING * inverse * (inverse1 + inverse2) >= 1:
         return None
     return -unexplained.diagonal().log().sum(), d1, d2
-
-
-def _cholesky(matrix: Tensor) -> tuple[Tensor, float]:
-    """Cholesky factor of a matrix and the trace of its inverse, infinite where there is no factor."""
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    return factor, math.inf if int(info) else float(torch.cholesky_inverse(factor.detach()).trace())
 
 
 def _of_singular_views(joint: Moments) -> tuple[Tensor, int, int] | None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslinfo.information.checks import UndefinedEstimate, labels_of, paired, samples
+from sslinfo.information.cholesky import cholesky_and_trace_of_inverse
 from sslinfo.information.entropy import gaussian_entropy, logdet_entropy, pairwise_entropy, pairwise_entropy_cap
 from sslinfo.information.geometry import alignment, feature_std, lidar, uniformity
 from sslinfo.information.matrix_entropy import renyi_ceiling, renyi_entropy
@@ -186,8 +187,10 @@ def measure(
             covariance = wide.covariance()
             deviation = covariance.diagonal().clamp_min(1e-300).sqrt()
             noise = eps * float(((wide.mean.abs() + deviation) / deviation).max())
-            smallest = torch.linalg.eigvalsh(covariance / torch.outer(deviation, deviation))[0]
-            if float(smallest) <= d * (8 * noise) ** 2:
+            correlation = covariance / torch.outer(deviation, deviation)
+            floor = d * (8 * noise) ** 2
+            clear = cholesky_and_trace_of_inverse(correlation)[1] * floor < 1
+            if not clear and float(torch.linalg.eigvalsh(correlation)[0]) <= floor:
                 raise UndefinedEstimate(f"the covariance is singular to {dtype}'s rounding at N={both}, d={d}")
         return gaussian_mutual_information(*pair)
 

@@ -65,13 +65,18 @@ def _smaller_covariance(z: Tensor | Moments, dtype: torch.dtype) -> tuple[Tensor
 
 
 def _values(z: Tensor | Moments, dtype: torch.dtype) -> tuple[Tensor, int, int]:
-    """Eigenvalues of the covariance on the smaller side, N and d; moments keep theirs for the next figure."""
+    """Eigenvalues of the covariance on the smaller side, N and d."""
     matrix, n, d = _smaller_covariance(z, dtype)
     if isinstance(z, Tensor) or matrix.requires_grad:
         return eigenvalues(matrix), n, d
-    if "eigenvalues" not in z.__dict__:
-        z.__dict__["eigenvalues"] = eigenvalues(matrix)
-    return z.__dict__["eigenvalues"], n, d
+    return covariance_eigenvalues(z), n, d
+
+
+def covariance_eigenvalues(moments: Moments) -> Tensor:
+    """Eigenvalues (d,) of a covariance, descending, of one point too; moments keep theirs for the next to ask."""
+    if "eigenvalues" not in moments.__dict__:
+        moments.__dict__["eigenvalues"] = eigenvalues(moments.covariance())
+    return moments.__dict__["eigenvalues"]
 
 
 def covariance_spectrum(z: Tensor | Moments, *, dtype: torch.dtype = torch.float64) -> Tensor:
