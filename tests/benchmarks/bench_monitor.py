@@ -1,8 +1,9 @@
 """Cost of the diagnostics in training: ``python tests/benchmarks/bench_monitor.py [--root FOLDER] [--cadences 250]``.
 
 conv4 at batch 256 on CIFAR-10, with and without InformationMonitor and CollapseAlarm, in one training: blocks that are
-watched, as long as the monitor's cadence and with one measurement each, take turns with bare ones of at most ``--rest``
-steps. The ratio is of the mean seconds of a step in both, all steps between two measurements included. For a cadence
+watched, as long as the monitor's cadence and with one measurement each, stand between bare ones of at most ``--rest``
+steps. A ratio is of the mean seconds of a step of a watched block, all steps between two measurements included, over
+those of the two bare blocks around it; what is printed is the mean of the ratios and its standard error. For a cadence
 below the default, the overhead at the default follows from the cost of one measurement, the copies of the window's
 steps included: 1 + cost / (cadence x step). FOLDER is CIFAR-10 as an image folder (train/<class>/*, test/<class>/*);
 without it, random images of that size in memory.
@@ -12,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import logging
-import math
 import os
 import statistics
 import tempfile
@@ -60,7 +61,7 @@ class Turns(Callback):
         self.seconds: dict[bool, list[float]] = {True: [], False: []}
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        turn, place = divmod(trainer.global_step, self.rest + self.cadence)
+        turn, place = divmod(trainer.global_step, self.rest + self.cadence)  # a turn is a bare block and a watched one
         if place not in (0, self.rest):
             return
         now, watched = time.perf_counter(), place == self.rest
@@ -81,7 +82,8 @@ def train(
     turns = Turns(monitor, alarm, cadence, rest)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            max_steps=(rest + cadence) * (1 + events) + 1,  # one step more: a block ends with the start of the next
+            # The last block is a bare one, and ends with the start of another step.
+            max_steps=(rest + cadence) * (1 + events) + rest + 1,
             max_epochs=-1,
             accelerator="cpu",
             devices=1,
@@ -96,6 +98,11 @@ def train(
     found = monitor.reports["train_info/embedding"]["effective_rank"]
     print(f"projector {width}, cadence {cadence}: last report of {found.n} samples, {found.settings}", flush=True)
     return turns.seconds, monitor.seconds / (events + 1)  # one is in the warm-up
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
 
 
 def main() -> None:
@@ -118,21 +125,17 @@ def main() -> None:
         labels = torch.randint(0, 10, (20_000,))
         data = TwoViewDataModule(TensorDataset(images, labels), batch_size=BATCH, views="vicreg")
     data.setup("fit")
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for width in arguments.widths:
         for cadence in arguments.cadences:
             rest = min(cadence, arguments.rest)
             seconds, hook = train(data, width, cadence, rest, arguments.events)
-            watched, bare = (seconds[kind][-arguments.events :] for kind in (True, False))
-            assert len(watched) == arguments.events >= len(bare) >= arguments.events - 1
-            step = sum(bare) / (rest * len(bare))
-            costs = [seconds - cadence * step for seconds in watched]
-            event = sum(costs) / len(costs)
-            # Of a measurement; of the bare steps' own mean, which all of them share; both from their spread.
-            error = math.hypot(
-                statistics.stdev(costs) / len(costs) ** 0.5, cadence / rest * statistics.stdev(bare) / len(bare) ** 0.5
-            )
-            ratio, off = sum(watched) / (cadence * len(watched)) / step, error / (cadence * step)
+            watched, bare = seconds[True], [block / rest for block in seconds[False]]
+            assert len(watched) == len(bare) - 1 == arguments.events
+            steps = [(before + after) / 2 for before, after in itertools.pairwise(bare)]
+            step = statistics.mean(steps)
+            event, error = mean_and_error([block - cadence * own for block, own in zip(watched, steps, strict=True)])
+            ratio, off = mean_and_error([block / cadence / own for block, own in zip(watched, steps, strict=True)])
             rows.append((width, cadence, step, event, error, hook, ratio, off, 1 + event / (DEFAULT * step)))
     print(
         f"\ntorch {torch.__version__}, {arguments.threads} threads, batch {BATCH}, {arguments.events} measurements each"
