@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -65,9 +66,10 @@ def step_of(trainer: Trainer) -> int:
     return trainer.global_step or int(getattr(trainer.lightning_module, "loaded_step", 0))
 
 
-def log_number(module: LightningModule, name: str, value: float) -> None:
-    """Log a number that is the same on all ranks in float64: of Python's own numbers Lightning keeps float32."""
-    module.log(name, torch.tensor(value, dtype=torch.float64), batch_size=1)
+def log_numbers(module: LightningModule, numbers: Mapping[str, float], logger: bool = True) -> None:
+    """Log numbers that are the same on all ranks, in float64: of Python's own numbers Lightning keeps float32."""
+    for name, number in numbers.items():
+        module.log(name, torch.tensor(number, dtype=torch.float64), batch_size=1, logger=logger)
 
 
 def note_once(module: LightningModule, message: str) -> None:

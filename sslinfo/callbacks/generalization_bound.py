@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sslinfo.callbacks.bound_split import Split
-from sslinfo.callbacks.features import data_of, log_number, note_once, step_of
+from sslinfo.callbacks.features import data_of, log_numbers, note_once, step_of
 from sslinfo.callbacks.history import History
 from sslinfo.data.datamodule import TwoViewDataModule
 from sslinfo.data.overlap import images_in_both
@@ -117,8 +117,7 @@ class GeneralizationBound(Callback):
         if self._overlap is None:
             self._overlap = images_in_both(data.stores["val"], data.stores["pretrain"])
         self._measure(split, self._overlap, len(data.stores["val"]))
-        for name, value in self.values.items():
-            log_number(pl_module, f"bound/{name}", value)
+        log_numbers(pl_module, {f"bound/{name}": value for name, value in self.values.items()})
         self._keep(step_of(trainer))
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     for step, spectrum in spectra:
         shares = spectrum / spectrum.sum().clamp_min(1e-30)
         shares = torch.where(shares > 1e-12, shares, torch.nan)  # below rounding: the curve ends there
-        left.semilogy(range(1, len(shares) + 1), shares, color=colours(scale(step)), linewidth=1.2)
+        left.semilogy(range(1, len(shares) + 1), shares.numpy(), color=colours(scale(step)), linewidth=1.2)
     left.set(title="covariance spectrum over training", xlabel="eigenvalue number", ylabel="share of the variance")
     left.grid(alpha=0.3)
     if len(spectra) > 1:
@@ -53,7 +53,7 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
 
     shown = covariance[:MOST_PIXELS, :MOST_PIXELS]
     end = float(covariance.diagonal().mean()) or 1.0
-    image = middle.imshow(shown, cmap="RdBu_r", vmin=-end, vmax=end, interpolation="nearest")
+    image = middle.imshow(shown.numpy(), cmap="RdBu_r", vmin=-end, vmax=end, interpolation="nearest")
     part = f", first {MOST_PIXELS}" if moments.d > MOST_PIXELS else ""
     middle.set(title=f"covariance of the features{part}", xlabel="feature", ylabel="feature")
     figure.colorbar(image, ax=middle, label="covariance (colours end at the mean variance)", extend="both")

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from sslinfo.callbacks.features import log_number, note_once, step_of
+from sslinfo.callbacks.features import log_numbers, note_once, step_of
 from sslinfo.callbacks.history import History
 from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
@@ -198,8 +198,12 @@ class InformationMonitor(Callback):
     def _log(self, trainer: Trainer, pl_module: LightningModule, prefix: str, report: Report) -> None:
         self.reports[prefix] = report
         self._steps[prefix] = step_of(trainer)
-        for name, quantity in report.items():
-            log_number(pl_module, f"{prefix}/{name}", quantity.value)
+        numbers = {f"{prefix}/{name}": quantity.value for name, quantity in report.items()}
+        log_numbers(pl_module, numbers, logger=not trainer.training)
+        if trainer.training:  # in training Lightning would pass over the steps between its log_every_n_steps
+            for logger in trainer.loggers:
+                logger.log_metrics(numbers, trainer.global_step - 1)  # counted from 0, as all that Lightning logs
+                logger.save()
 
     # What a person reads
 

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from sslinfo.callbacks.features import log_number, note_once, step_of
+from sslinfo.callbacks.features import log_numbers, note_once, step_of
 from sslinfo.callbacks.history import History
 from sslinfo.callbacks.information_monitor import MOST_SPECTRA
 from sslinfo.data.random import stream_keys
@@ -128,10 +128,13 @@ class NoiseNormality(Callback):
         measured = self._measure(pl_module, chosen)
         if measured is None:
             return
-        for name in ("pvalue", "kurtosis", "rejected", "constant"):
-            for sigma, value in zip(self.sigmas, getattr(measured, name).tolist(), strict=True):
-                if value == value:  # NaN where no dimension varies: `constant` says so
-                    log_number(pl_module, f"{REPRESENTATION}/normality_{name}_sigma{sigma:g}", value)
+        found = {
+            f"{REPRESENTATION}/normality_{name}_sigma{sigma:g}": value
+            for name in ("pvalue", "kurtosis", "rejected", "constant")
+            for sigma, value in zip(self.sigmas, getattr(measured, name).tolist(), strict=True)
+        }
+        # NaN where no dimension varies: `constant` says so.
+        log_numbers(pl_module, {name: value for name, value in found.items() if value == value})
         self.history.add((step_of(trainer), measured))
         folder = trainer.log_dir  # asks all ranks
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
