@@ -21,8 +21,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import sslinfo.callbacks
 import sslinfo.objectives
+from sslinfo.callbacks import InformationMonitor, LinearProbe
 from sslinfo.callbacks.prediction_writer import PredictionWriter
 from sslinfo.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences, resolve_checkpoint
 from sslinfo.cli_errors import explain
@@ -37,7 +37,7 @@ DESCRIPTION = """\
 Self-supervised learning with information-theoretic objectives and diagnostics.
 
   sslinfo fit -c configs/quickstart.yaml          train a recipe
-  sslinfo validate --ckpt_path last               probes of the newest checkpoint, which says what it needs
+  sslinfo validate --ckpt_path last               probes and information of the newest checkpoint
   sslinfo test --ckpt_path last                   linear probe to convergence, with all, 10% and 1% of the labels
   sslinfo predict --ckpt_path last                representations and labels in an .npz file
   sslinfo sweep -c RECIPE --beta 1 10 100         one training for each value: a table and a figure (sweep --help)
@@ -151,8 +151,10 @@ class Cli(LightningCLI):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             # save_last writes a file even then, and `--ckpt_path last` would find the trial instead of the training.
             callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        if self.subcommand == "test" and not any(isinstance(c, sslinfo.callbacks.LinearProbe) for c in callbacks):
-            callbacks.append(sslinfo.callbacks.LinearProbe())
+        if self.subcommand == "test" and not any(isinstance(c, LinearProbe) for c in callbacks):
+            callbacks.append(LinearProbe())
+        if self.subcommand == "validate" and not any(isinstance(c, InformationMonitor) for c in callbacks):
+            callbacks.append(InformationMonitor())
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self._options()["output"]))
         return trainer

@@ -195,6 +195,10 @@ class CollapseAlarm(Callback):
         self._checked = 0
         self._folder: Path | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
+            self.alarms, self._start, self._before, self._suspected, self._checked = {}, None, None, None, 0
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = trainer.log_dir  # asks all ranks
         self._folder = None if trainer.fast_dev_run else Path(folder or trainer.default_root_dir)  # type: ignore[attr-defined]

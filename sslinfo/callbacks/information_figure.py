@@ -22,6 +22,7 @@ from sslinfo.information import Moments
 
 Picture = numpy.ndarray[Any, numpy.dtype[numpy.uint8]]
 
+PANELS = ("spectrum", "covariance", "standard_deviations")
 MOST_PIXELS = 256  # of a side of the covariance's image
 
 
@@ -35,10 +36,12 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     """
     figure = Figure(figsize=(15, 4.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3)
+    parts: Any = figure.subfigures(1, len(PANELS))  # of one width, which ``panels`` relies on
+    left, middle, right = (part.subplots() for part in parts)
     covariance = moments.covariance().cpu()
     deviation = covariance.diagonal().clamp_min(0).sqrt()
-    figure.suptitle(f"{layer}: {moments.n} validation images, {moments.d} dimensions, step {spectra[-1][0]}")
+    for part in parts:
+        part.suptitle(f"{layer}, step {spectra[-1][0]}: {moments.n} validation images, {moments.d} dimensions")
 
     colours = colormaps["viridis"]
     scale = Normalize(spectra[0][0], max(spectra[-1][0], spectra[0][0] + 1))
@@ -49,14 +52,14 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     left.set(title="covariance spectrum over training", xlabel="eigenvalue number", ylabel="share of the variance")
     left.grid(alpha=0.3)
     if len(spectra) > 1:
-        figure.colorbar(ScalarMappable(scale, colours), ax=left, label="optimizer step")
+        parts[0].colorbar(ScalarMappable(scale, colours), ax=left, label="optimizer step")
 
     shown = covariance[:MOST_PIXELS, :MOST_PIXELS]
     end = float(covariance.diagonal().mean()) or 1.0
     image = middle.imshow(shown.numpy(), cmap="RdBu_r", vmin=-end, vmax=end, interpolation="nearest")
     part = f", first {MOST_PIXELS}" if moments.d > MOST_PIXELS else ""
     middle.set(title=f"covariance of the features{part}", xlabel="feature", ylabel="feature")
-    figure.colorbar(image, ax=middle, label="covariance (colours end at the mean variance)", extend="both")
+    parts[1].colorbar(image, ax=middle, label="covariance (colours end at the mean variance)", extend="both")
 
     right.hist(deviation.numpy(), bins=min(60, max(10, moments.d // 8)))
     right.set(title="standard deviations of the features", xlabel="standard deviation", ylabel="number of features")
@@ -67,6 +70,12 @@ def render(figure: Figure) -> Picture:
     """The figure's pixels (H, W, 3), drawn once for the file and all loggers."""
     figure.canvas.draw()  # type: ignore[attr-defined]
     return numpy.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
+def panels(picture: Picture) -> dict[str, Picture]:
+    """The parts of the figure by name, each a picture of a size that a logger's cards show."""
+    width = picture.shape[1] // len(PANELS)
+    return {name: picture[:, number * width : (number + 1) * width] for number, name in enumerate(PANELS)}
 
 
 def save(picture: Picture, path: Path) -> None:
@@ -86,5 +95,6 @@ def log_to(
     elif hasattr(logger, "log_image"):
         for name, picture in pictures.items():
             logger.log_image(f"{prefix}/{name}", [picture], step=step)
+        note_once(module, f"{type(logger).__name__} takes the pictures; the table of settings is in the run's folder")
     else:
         note_once(module, f"{type(logger).__name__} takes no pictures: they are files in the run's folder")

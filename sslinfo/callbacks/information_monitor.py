@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,10 +18,15 @@ from sslinfo.callbacks.history import History
 from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
 from sslinfo.information import Moments
-from sslinfo.information.report import Report, Scales, measure
+from sslinfo.information.measure import DEFAULT_SCALES, Scales, measure
+from sslinfo.information.quantities import Report
 from sslinfo.information.spectrum import covariance_eigenvalues
 
+if TYPE_CHECKING:
+    from sslinfo.callbacks.information_figure import Picture
+
 Views = tuple[Tensor, ...]
+PAIRED = "gaussian_mutual_information"
 LAYERS = ("representation", "embedding")
 MOST_SPECTRA = 30  # of a layer: older ones are thinned, so that nothing grows with the training's length
 WIDEST_JOINT = 4096  # features of both views whose joint covariance is kept in validation
@@ -58,9 +63,9 @@ class InformationMonitor(Callback):
         every_n_steps: int = 250,
         window: int = 8,
         samples: int = 1024,
-        beta: float = 1.0,
-        variance: float = 0.1,
-        temperature: float = 0.1,
+        beta: float = DEFAULT_SCALES.beta,
+        variance: float = DEFAULT_SCALES.variance,
+        temperature: float = DEFAULT_SCALES.temperature,
         modules: Sequence[str] = (),
     ) -> None:
         for name, value, least in (("every_n_steps", every_n_steps, 0), ("window", window, 1), ("samples", samples, 2)):
@@ -81,6 +86,9 @@ class InformationMonitor(Callback):
         self._whole: dict[str, _WholeSet] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
+            self.reports, self._steps, self.spectra, self._measured = {}, {}, {}, 0
+            self._recent.clear()
         known = [name for name, _ in pl_module.named_modules() if name]
         for name, tap in self.taps.items():
             if name not in known:
@@ -121,6 +129,9 @@ class InformationMonitor(Callback):
 
     def _of_steps(self, steps: Sequence[Views]) -> Report:
         last = steps[-1]
+        absent = _not_finite([rows for views in steps for rows in views])
+        if absent is not None:
+            return absent
         few, d = last[0].shape
         views = len(last)
         wanted = min(len(steps), math.ceil(4 * d / max(few, 1)))
@@ -190,8 +201,7 @@ class InformationMonitor(Callback):
 
     def _keep_spectra(self, step: int) -> None:
         for layer, whole in self._whole.items():
-            moments = whole.moments.view(0)
-            if moments.n > 1:
+            if moments := whole.first():
                 kept = self.spectra.setdefault(layer, History(MOST_SPECTRA))
                 kept.add((step, covariance_eigenvalues(moments).float().cpu()))
 
@@ -208,25 +218,29 @@ class InformationMonitor(Callback):
     # What a person reads
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        from sslinfo.callbacks.information_figure import draw, log_to, render, save
+        from sslinfo.callbacks.information_figure import draw, log_to, panels, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
         blocks = [f"{prefix}, step {self._steps[prefix]}\n{report}" for prefix, report in self.reports.items()]
         text = f"step {step_of(trainer)}\n\n" + "\n\n".join(blocks) + "\n"
         (folder / "information.txt").write_text(text)
-        moments = {layer: whole.moments.view(0) for layer, whole in self._whole.items()}
-        pictures = {layer: render(draw(layer, self.spectra[layer], own)) for layer, own in moments.items() if own.n > 1}
-        for layer, picture in pictures.items():
-            save(picture, folder / f"information_{layer}.png")
+        moments = {layer: own for layer, whole in self._whole.items() if (own := whole.first())}
+        pictures: dict[str, Picture] = {}
+        for layer, own in moments.items():
+            whole_picture = render(draw(layer, self.spectra[layer], own))
+            save(whole_picture, folder / f"information_{layer}.png")
+            pictures |= {f"{layer}/{name}": part for name, part in panels(whole_picture).items()}
         for logger in trainer.loggers:
             log_to(logger, pl_module, pictures, text, step_of(trainer))
             experiment: Any = getattr(logger, "experiment", None)
             for layer, own in moments.items():
-                if own.n > 1 and hasattr(experiment, "add_histogram"):
+                if hasattr(experiment, "add_histogram"):
                     deviation = own.covariance().diagonal().clamp_min(0).sqrt().cpu()
-                    experiment.add_histogram(f"info/{layer}/feature_std", deviation, step_of(trainer))
-        if not trainer.training and trainer.state.fn == "validate":
-            print(f"information of each layer: {folder / 'information.txt'} and the figures beside it")
+                    experiment.add_histogram(f"info/{layer}/standard_deviations", deviation, step_of(trainer))
+        if trainer.state.fn == "validate":
+            absent = dict.fromkeys(name for found in self.reports.values() for name in found.reasons)
+            why = f", and why {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} absent" if absent else ""
+            print(f"how to read each number{why}: {folder / 'information.txt'}, figures beside it")
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -258,6 +272,13 @@ def _distinct(layers: dict[str, Views], module: LightningModule) -> dict[str, Vi
         return layers
     note_once(module, "without a projector the embedding is the representation: it is reported once, under that name")
     return {"representation": h}
+
+
+def _not_finite(parts: Sequence[Tensor]) -> Report | None:
+    """A report without numbers, of samples that hold NaN or infinity: no training stops because of its diagnostics."""
+    bad = sum(int((~rows.isfinite()).any(1).sum()) for rows in parts)
+    count = sum(len(rows) for rows in parts)
+    return Report(reasons={"all": f"{bad} of {count} samples hold NaN or infinity"}) if bad else None
 
 
 class _Tap:
@@ -294,16 +315,19 @@ class _WholeSet:
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
-        self.moments: Moments
-        self.count = 0
+        self.moments: Moments | None = None
+        self.absent: Report | None = None  # in place of numbers
         self.rows: Tensor | None = None  # (n, V, d)
         self.index: Tensor | None = None
 
     def add(self, views: Views, index: Tensor) -> None:
+        if self.absent is None:
+            self.absent = _not_finite(views)
+        if self.absent is not None:
+            return
         joint = 2 * views[0].shape[1] <= WIDEST_JOINT
         some = Moments.of(*(views[:2] if joint else views[:1]))
-        self.moments = self.moments + some if self.count else some
-        self.count += len(index)
+        self.moments = some if self.moments is None else self.moments + some
         rows = torch.stack(views, dim=1)
         if self.rows is not None and self.index is not None:
             rows, index = torch.cat([self.rows, rows]), torch.cat([self.index, index])
@@ -311,9 +335,21 @@ class _WholeSet:
         self.rows, self.index = rows[chosen], index[chosen]
 
     def measure(self, scales: Scales) -> Report:
+        if self.absent is not None:
+            return self.absent
         assert self.rows is not None
         assert self.index is not None
-        return measure(self.rows[self.index.argsort()].unbind(1), self.moments, scales)
+        assert self.moments is not None
+        found = measure(self.rows[self.index.argsort()].unbind(1), self.moments, scales)
+        if self.rows.shape[1] > 1 and len(self.moments.sizes) == 1 and PAIRED in found.reasons:
+            found.reasons[PAIRED] = f"joint moments of two views are kept up to {WIDEST_JOINT // 2} features"
+        return found
+
+    def first(self) -> Moments | None:
+        """Moments of the first view, if there is a covariance."""
+        if self.moments is None or self.absent is not None or self.moments.n < 2:
+            return None
+        return self.moments.view(0)
 
 
 def _scatter(index: Tensor) -> Tensor:

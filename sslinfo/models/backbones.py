@@ -83,6 +83,8 @@ def build_backbone(
     else:
         close = difflib.get_close_matches(name, ["conv4", *timm.list_models()], n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists them all"
+        if "." in name:
+            hint = f"for a network of your own say --model.backbone.class_path {name}"
         raise UserError(f"backbone={name!r} is neither conv4 nor a timm model: {hint}")
     if weights is not None:
         load_weights(model, weights)
@@ -134,6 +136,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if missing or wrong:
         raise UserError(
             f"weights={str(path)!r} do not fit: {len(missing)} missing ({', '.join(missing[:3])}), "
-            f"{len(wrong)} of another shape ({', '.join(wrong[:3])}): check backbone, stem, in_channels and options"
+            f"{len(wrong)} of another shape ({', '.join(wrong[:3])}), and the file holds {', '.join(list(state)[:3])}, "
+            "...: check backbone, stem, in_channels and options"
         )
     model.load_state_dict({key: state[key] for key in own})

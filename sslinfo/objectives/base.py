@@ -39,7 +39,7 @@ class JointEmbedding(LightningModule):
 
     Args:
         backbone: ``conv4``, any timm name, or a module with ``num_features`` that maps images to (N, num_features).
-        in_channels: channels of the images.
+        in_channels: channels of the images, for a backbone given by its name.
         stem: ``cifar`` for a ResNet on images of about 32 pixels (3x3 stem of stride 1, no max-pool).
         stem_padding: padding of the CIFAR stem's convolution.
         weights: a local file with weights of the backbone.
@@ -97,7 +97,7 @@ class JointEmbedding(LightningModule):
             self.backbone = backbone
         if not isinstance(getattr(self.backbone, "num_features", None), int):
             raise UserError(f"backbone={type(self.backbone).__name__} has no integer num_features: set that attribute")
-        self.in_channels = in_channels
+        self.in_channels = in_channels if isinstance(backbone, str) else None  # other networks take what they take
         self.num_features = int(self.backbone.num_features)  # type: ignore[arg-type]
         self.projector = projection_head(self.num_features, projector, projector_norm, projector_last_norm)
         self.embedding_dim = projector[-1] if projector else self.num_features
@@ -275,7 +275,7 @@ class JointEmbedding(LightningModule):
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
         data = getattr(self.trainer, "datamodule", None)
         channels = getattr(data, "channels", self.in_channels)
-        if channels != self.in_channels:
+        if self.in_channels is not None and channels != self.in_channels:
             raise UserError(
                 f"in_channels={self.in_channels}, but the images have {channels}: set --model.in_channels {channels}"
             )

@@ -26,7 +26,8 @@ from sslinfo.cli import main
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
 from sslinfo.information import Moments
-from sslinfo.information.report import Report, measure
+from sslinfo.information.measure import measure
+from sslinfo.information.quantities import Report
 from sslinfo.models import conv4
 from sslinfo.objectives import Frozen, JointEmbedding, LogDet, VICReg
 from sslinfo.optim import OptimizerConfig
@@ -524,9 +525,13 @@ def test_tensorboard_holds_scalars_pictures_and_text(written: Any) -> None:
     events = EventAccumulator(str(written.run), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
     tags = events.Tags()
     assert set(values(written.monitor.reports)) <= set(tags["scalars"])
-    assert {f"info/{layer}" for layer in LAYERS} <= set(tags["images"])
-    for layer in LAYERS:
-        assert [image.step for image in events.Images(f"info/{layer}")] == [2, 4]
+    pictures = {f"info/{layer}/{panel}" for layer in LAYERS for panel in information_figure.PANELS}
+    assert pictures <= set(tags["images"])
+    for name in pictures:
+        assert [image.step for image in events.Images(name)] == [2, 4]
+    # A name that two kinds of data share would hide one of them.
+    kinds = [set(tags[kind]) for kind in ("scalars", "histograms", "tensors")]
+    assert sum(map(len, kinds)) == len(set().union(*kinds))
     (text,) = (tag for tag in tags["tensors"] if tag.startswith("info/settings"))
     last = events.Tensors(text)[-1].tensor_proto.string_val[0].decode()
     assert str(written.monitor.reports["info/embedding"]) in last
@@ -550,7 +555,7 @@ def test_a_logger_of_images_gets_pictures(tmp_path: Path) -> None:
     trainer = Trainer(**{**QUIET, "logger": logger}, callbacks=[monitor], default_root_dir=tmp_path)
     trainer.validate(module(), datamodule=digits(181), verbose=False)
     assert set(values(monitor.reports)) <= logger.metrics
-    assert set(logger.images) == {f"info/{layer}" for layer in LAYERS}
+    assert set(logger.images) == {f"info/{layer}/{panel}" for layer in LAYERS for panel in information_figure.PANELS}
     for (image,) in logger.images.values():
         assert image.shape[2] in (3, 4)
         assert image.dtype == np.uint8
@@ -564,11 +569,9 @@ def test_pictures_say_what_they_show() -> None:
     moments = Moments.of(views[0])
     spectra = [(0, torch.linspace(6, 1, 6)), (40, torch.linspace(3, 0, 6))]
     figure = draw("embedding", spectra, moments)
-    title = figure.get_suptitle()
-    assert "embedding" in title
-    assert "200" in title
-    assert "step 40" in title
-    panels = [axes for axes in figure.axes if axes.get_title()]
+    for part in figure.subfigs:  # each is a picture of its own in TensorBoard
+        assert part.get_suptitle() == "embedding, step 40: 200 validation images, 6 dimensions"
+    panels = [axes for part in figure.subfigs for axes in part.axes if axes.get_title()]
     assert len(panels) == 3
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in panels)
     spectrum, covariance, deviations = panels
@@ -838,7 +841,7 @@ def test_a_checkpoint_is_reported_at_its_own_step_and_the_spread_is_a_histogram(
     assert "info/embedding, step 2\n" in text
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    assert [event.step for event in events.Histograms("info/representation/feature_std")] == [2]
+    assert [event.step for event in events.Histograms("info/representation/standard_deviations")] == [2]
 
 
 def test_without_a_validation_the_table_is_of_the_training(tmp_path: Path) -> None:
@@ -853,3 +856,60 @@ def test_without_a_validation_the_table_is_of_the_training(tmp_path: Path) -> No
 def test_scales_are_checked_at_once(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} of InformationMonitor must be above 0, got -1"):
         InformationMonitor(**{name: -1.0})  # type: ignore[arg-type]
+
+
+def test_samples_that_are_not_finite_stop_nothing_and_are_said() -> None:
+    """One batch of a diverging training, or of half precision while its scale is looked for."""
+    views = random_views(20, 5)
+    views[1][3, 2] = math.nan
+    monitor = InformationMonitor(every_n_steps=2)
+    assert trained(monitor, [views] * 2).values == []
+    assert monitor.reports["train_info/embedding"].reasons == {"all": "2 of 80 samples hold NaN or infinity"}
+    assert validated(monitor, views, torch.arange(20), 7).values == []
+    assert monitor.reports["info/embedding"].reasons == {"all": "1 of 14 samples hold NaN or infinity"}
+    assert validated(monitor, random_views(20, 5), torch.arange(20), 7).values  # the next one is measured again
+
+
+def test_another_fit_starts_anew(tmp_path: Path) -> None:
+    monitor, steps = InformationMonitor(every_n_steps=2), []
+    for _ in range(2):
+        trainer = Trainer(**QUIET, max_steps=2, limit_train_batches=2, default_root_dir=tmp_path, callbacks=[monitor])
+        model = module()
+        model.log = lambda name, *args, trainer=trainer, **options: (  # type: ignore[method-assign]
+            steps.append((name, trainer.global_step)) if name.endswith("embedding/rankme") else None
+        )
+        trainer.fit(model, datamodule=digits(60))
+        assert [step for step, _ in monitor.spectra["embedding"]] == [2]
+    assert steps == 2 * [("train_info/embedding/rankme", 2), ("info/embedding/rankme", 2)]
+
+
+def test_every_validation_of_the_command_line_reports(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word about callbacks."""
+    monkeypatch.setattr("sys.argv", ["sslinfo"])
+    cli = main(FROZEN[:-1])
+    (monitor,) = (c for c in cli.trainer.callbacks if isinstance(c, InformationMonitor))  # type: ignore[attr-defined]
+    assert monitor.reports["info/representation"]["effective_rank"].value > 1
+
+
+OWN = """
+from torch import nn
+
+class Grey(nn.Module):
+    num_features = 64
+
+    def forward(self, images):
+        return images.flatten(1)
+"""
+
+
+def test_a_network_of_ones_own_by_the_command_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["sslinfo"])
+    monkeypatch.syspath_prepend(str(in_tmp))
+    (in_tmp / "own_network.py").write_text(OWN)
+    words = ["validate", "--model", "Frozen", "--data.dataset", "digits", "--trainer.accelerator", "cpu"]
+    words += ["--trainer.devices", "1", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+    cli = main([*words, "--model.backbone.class_path", "own_network.Grey"])
+    (monitor,) = (c for c in cli.trainer.callbacks if isinstance(c, InformationMonitor))  # type: ignore[attr-defined]
+    assert monitor.reports["info/representation"]["effective_rank"].d == 64
+    with pytest.raises(UserError, match="say --model.backbone.class_path own_network.Grey"):
+        main([*words, "--model.backbone", "own_network.Grey"])

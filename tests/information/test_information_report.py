@@ -19,7 +19,8 @@ from torch import Tensor
 
 import sslinfo
 from sslinfo.information import Moments, effective_rank, spectral_decay, stable_rank
-from sslinfo.information.report import Quantity, Report, Scales, measure
+from sslinfo.information.measure import Scales, measure
+from sslinfo.information.quantities import Quantity, Report
 
 ONE_VIEW = {
     "logdet_entropy",
@@ -149,10 +150,11 @@ def in_numpy(tensors: list[Tensor], scales: Scales = Scales()) -> dict[str, floa
         scores = unit(z) @ unit(y).T / temperature
         found["infonce"] = np.diag(log_softmax(scores, axis=1)).mean() + math.log(n)
         error = ((z - y) ** 2).sum(1).mean()
-        scaled = beta / (np.trace(covariance) / d)  # of features whose first view has mean variance 1
-        noise = d / 2 * math.log(2 * math.pi * math.e / scaled)
-        found["view_logdet_entropy"] = (logdet(z, scaled) + logdet(y, scaled)) / 2 + noise
-        found["view_logdet_conditional"] = -d / 2 * math.log(2 * math.pi * math.e * (error / d + 2 / scaled))
+        size = math.sqrt(np.trace(joint) / (2 * d))  # both views in the unit in which their mean variance is 1
+        noise = d / 2 * math.log(2 * math.pi * math.e / beta)
+        found["view_logdet_entropy"] = (logdet(z / size, beta) + logdet(y / size, beta)) / 2 + noise
+        error = error / (d * size**2) + 2 / beta
+        found["view_logdet_conditional"] = -d / 2 * math.log(2 * math.pi * math.e * error)
         other, component = unit(y) * math.sqrt(d), variance * d
         error = ((sphere - other) ** 2).sum(1).mean()
         found["view_pairwise_entropy"] = np.mean([kernel_entropy(v, component, 1 / 8) for v in (sphere, other)])
@@ -259,7 +261,7 @@ def test_fewer_samples_than_dimensions() -> None:
     values = np.linalg.eigvalsh(np.cov(z1.numpy().T))[::-1][: n - 1]
     assert found["effective_rank"].value == pytest.approx(math.exp(entropy_of_shares(values)), rel=1e-8)
     assert found["stable_rank"].value == pytest.approx(values.sum() / values[0], rel=1e-8)
-    assert found["logdet_entropy"].value == pytest.approx(logdet(z1.numpy(), 1.0), rel=1e-8)
+    assert found["logdet_entropy"].value == pytest.approx(logdet(z1.numpy(), 10.0), rel=1e-8)
     decay, r2 = weighted_line(values)
     assert (found["spectral_decay"].value, found["spectral_decay_r2"].value) == pytest.approx((decay, r2), rel=1e-8)
     # From samples as from moments.
@@ -371,6 +373,10 @@ def test_no_ceiling_is_ever_passed(
         ("rankme", "axes", 12, 6, 0),
         ("von_neumann_entropy", "axes", 12, 6, 0),
         ("feature_std", "axes", 12, 6, 0),
+        ("logdet_entropy_unit_variance", "axes", 12, 6, 0),
+        ("view_logdet_entropy", "axes", 12, 6, 0),
+        ("view_logdet_conditional", "axes", 12, 6, 0),
+        ("view_logdet_total", "axes", 12, 6, 0),
         ("infonce", "orthogonal", 8, 8, 8 * math.exp(-20)),  # less than log N by log(1 + (N - 1) exp(-1 / .05))
         ("uniformity", "one point", 8, 8, 0),
     ],
@@ -407,13 +413,14 @@ def test_pairwise_entropies_reach_their_cap_where_components_do_not_overlap() ->
 
 def test_the_logdet_split_does_not_depend_on_the_unit_and_stays_finite() -> None:
     z1, z2 = views(500, 6)
-    totals = [measure([scale * z1, scale * z2])["view_logdet_total"].value for scale in (0.01, 1.0, 100.0)]
-    assert totals == pytest.approx([totals[1]] * 3, rel=1e-9)
-    same = measure([z1, z1])["view_logdet_total"].value  # 1/2 logdet(I + S) - (d/2) log 2
+    for half in ("entropy", "conditional", "total"):
+        found = [measure([scale * z1, scale * z2])[f"view_logdet_{half}"].value for scale in (0.01, 1.0, 100.0)]
+        assert found == pytest.approx([found[1]] * 3, rel=1e-9)
+    same = measure([z1, z1])["view_logdet_total"].value  # 1/2 logdet(I + 10 S) - (d/2) log 2
     covariance = np.cov(z1.numpy().T)
-    expected = np.linalg.slogdet(np.eye(6) + covariance / (np.trace(covariance) / 6))[1] / 2 - 3 * math.log(2)
+    expected = np.linalg.slogdet(np.eye(6) + 10 * covariance / (np.trace(covariance) / 6))[1] / 2 - 3 * math.log(2)
     assert same == pytest.approx(expected)
-    assert totals[1] < same
+    assert 0 < found[1] < same
 
 
 def test_arrays_serve_as_well_as_tensors() -> None:
@@ -626,3 +633,61 @@ def test_samples_with_gradient_are_reported_like_others() -> None:
     found = sslinfo.report(z1.requires_grad_(), z2)
     assert found.quantities == plain.quantities
     assert z1.grad is None
+
+
+# Dead features, large scales, awkward arrays
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("at", [0.0, 0.1, 3.0])
+def test_a_dead_feature_takes_no_information_away(dtype: torch.dtype, at: float) -> None:
+    z1, z2 = (z.to(dtype) for z in views(600, 11))
+    dead = torch.full((600, 1), at, dtype=dtype)
+    whole = sslinfo.report(torch.cat([dead, z1], dim=1), torch.cat([dead, z2], dim=1))
+    alive = sslinfo.report(z1, z2)["gaussian_mutual_information"].value
+    assert whole["gaussian_mutual_information"].value == pytest.approx(alive, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_views_that_are_one_point_share_no_information(dtype: torch.dtype) -> None:
+    z = torch.ones(50, 4, dtype=dtype)
+    assert sslinfo.report(z, z)["gaussian_mutual_information"].value == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e8])
+def test_a_log_determinant_that_rounding_decides_is_undefined(scale: float) -> None:
+    """Rank 4 in 32 dimensions: at the largest scale what float64 leaves of the other 28 would count as nats."""
+    z = scale * normal(500, 4) @ normal(4, 32, 1)
+    found = sslinfo.report(z)
+    if scale == 1e8:
+        assert "rounding in float64" in found.reasons["logdet_entropy"]
+    else:
+        values = 10 * np.linalg.svd(z.numpy() - z.numpy().mean(0), compute_uv=False)[:4] ** 2 / 499
+        assert found["logdet_entropy"].value == pytest.approx(np.log1p(values).sum() / 2, rel=1e-6)
+    # Of full rank it is as well known at any scale.
+    full = 1e8 * normal(500, 6)
+    assert sslinfo.report(full)["logdet_entropy"].value == pytest.approx(logdet(full.numpy(), 10.0), rel=1e-9)
+
+
+def test_a_row_without_a_direction_leaves_out_all_that_is_on_the_sphere() -> None:
+    z1, z2 = views(40, 6)
+    z1[3] = 0
+    found = sslinfo.report(z1, z2)
+    for name in ("pairwise_entropy_lower", "view_pairwise_total", "von_neumann_entropy", "infonce", "uniformity"):
+        assert "1 rows of length 0" in found.reasons[name], name
+    assert "effective_rank" in found
+
+
+def test_arrays_in_any_memory_order(recwarn: pytest.WarningsRecorder) -> None:
+    z = views(60, 3)[0].numpy()
+    expected = sslinfo.report(torch.as_tensor(z))["effective_rank"].value
+    z.flags.writeable = False
+    for array in (z, z[::-1], np.asfortranarray(z), z.tolist()):
+        assert sslinfo.report(array)["effective_rank"].value == pytest.approx(expected, rel=1e-5)  # type: ignore[arg-type]
+    assert not recwarn.list
+
+
+def test_settings_are_separated_by_commas_alone() -> None:
+    z1, z2 = views(200, 12)
+    settings = measure([z1[:40], z2[:40]], Moments.of(z1, z2), window=5)["spectral_decay"].settings
+    assert settings == "eigenvalues 6 to 12, window of 5 steps"

@@ -213,7 +213,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(UserError, match="backbone=Linear has no integer num_features: set that attribute"):
         Plain(backbone=nn.Linear(2, 2))
     with pytest.raises(UserError, match=r"in_channels=3, but the images have 1: set --model.in_channels 1"):
-        fit(Plain(backbone=SmallNet(3), in_channels=3))
+        fit(Plain(backbone="conv4", in_channels=3))
 
 
 # Precision
