@@ -911,5 +911,5 @@ def test_a_network_of_ones_own_by_the_command_line(in_tmp: Path, monkeypatch: py
     cli = main([*words, "--model.backbone.class_path", "own_network.Grey"])
     (monitor,) = (c for c in cli.trainer.callbacks if isinstance(c, InformationMonitor))  # type: ignore[attr-defined]
     assert monitor.reports["info/representation"]["effective_rank"].d == 64
-    with pytest.raises(UserError, match="say --model.backbone.class_path own_network.Grey"):
+    with pytest.raises(ValueError, match="say --model.backbone.class_path own_network.Grey"):
         main([*words, "--model.backbone", "own_network.Grey"])
