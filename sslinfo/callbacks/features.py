@@ -66,7 +66,7 @@ def step_of(trainer: Trainer) -> int:
     return trainer.global_step or int(getattr(trainer.lightning_module, "loaded_step", 0))
 
 
-def log_numbers(module: LightningModule, numbers: Mapping[str, float], logger: bool = True) -> None:
+def log_numbers(module: LightningModule, numbers: Mapping[str, float], logger: bool | None = None) -> None:
     """Log numbers that are the same on all ranks, in float64: of Python's own numbers Lightning keeps float32."""
     for name, number in numbers.items():
         module.log(name, torch.tensor(number, dtype=torch.float64), batch_size=1, logger=logger)

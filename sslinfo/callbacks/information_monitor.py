@@ -209,7 +209,7 @@ class InformationMonitor(Callback):
         self.reports[prefix] = report
         self._steps[prefix] = step_of(trainer)
         numbers = {f"{prefix}/{name}": quantity.value for name, quantity in report.items()}
-        log_numbers(pl_module, numbers, logger=not trainer.training)
+        log_numbers(pl_module, numbers, logger=False if trainer.training else None)
         if trainer.training:  # in training Lightning would pass over the steps between its log_every_n_steps
             for logger in trainer.loggers:
                 logger.log_metrics(numbers, trainer.global_step - 1)  # counted from 0, as all that Lightning logs
