@@ -41,7 +41,8 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     covariance = moments.covariance().cpu()
     deviation = covariance.diagonal().clamp_min(0).sqrt()
     for part in parts:
-        part.suptitle(f"{layer}, step {spectra[-1][0]}: {moments.n} validation images, {moments.d} dimensions")
+        about = f"{moments.n} validation images, {moments.d} dimensions"
+        part.suptitle(f"{layer}, step {spectra[-1][0]}\n{about}", fontsize=11)
 
     colours = colormaps["viridis"]
     scale = Normalize(spectra[0][0], max(spectra[-1][0], spectra[0][0] + 1))

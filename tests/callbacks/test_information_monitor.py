@@ -570,7 +570,7 @@ def test_pictures_say_what_they_show() -> None:
     spectra = [(0, torch.linspace(6, 1, 6)), (40, torch.linspace(3, 0, 6))]
     figure = draw("embedding", spectra, moments)
     for part in figure.subfigs:  # each is a picture of its own in TensorBoard
-        assert part.get_suptitle() == "embedding, step 40: 200 validation images, 6 dimensions"
+        assert part.get_suptitle() == "embedding, step 40\n200 validation images, 6 dimensions"
     panels = [axes for part in figure.subfigs for axes in part.axes if axes.get_title()]
     assert len(panels) == 3
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in panels)
