@@ -236,7 +236,8 @@ class InformationMonitor(Callback):
             for layer, own in moments.items():
                 if hasattr(experiment, "add_histogram"):
                     deviation = own.covariance().diagonal().clamp_min(0).sqrt().cpu()
-                    experiment.add_histogram(f"info/{layer}/standard_deviations", deviation, step_of(trainer))
+                    # TensorBoard shows nothing of a name that data of two kinds share, a picture and a histogram.
+                    experiment.add_histogram(f"info/{layer}/deviations_histogram", deviation, step_of(trainer))
         if trainer.state.fn == "validate":
             absent = dict.fromkeys(name for found in self.reports.values() for name in found.reasons)
             why = f", and why {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} absent" if absent else ""

@@ -529,8 +529,8 @@ def test_tensorboard_holds_scalars_pictures_and_text(written: Any) -> None:
     assert pictures <= set(tags["images"])
     for name in pictures:
         assert [image.step for image in events.Images(name)] == [2, 4]
-    # A name that two kinds of data share would hide one of them.
-    kinds = [set(tags[kind]) for kind in ("scalars", "histograms", "tensors")]
+    # TensorBoard shows nothing of a name that two kinds of data share.
+    kinds = [set(tags[kind]) for kind in ("scalars", "histograms", "tensors", "images")]
     assert sum(map(len, kinds)) == len(set().union(*kinds))
     (text,) = (tag for tag in tags["tensors"] if tag.startswith("info/settings"))
     last = events.Tensors(text)[-1].tensor_proto.string_val[0].decode()
@@ -841,7 +841,7 @@ def test_a_checkpoint_is_reported_at_its_own_step_and_the_spread_is_a_histogram(
     assert "info/embedding, step 2\n" in text
     events = EventAccumulator(logger.log_dir)
     events.Reload()
-    assert [event.step for event in events.Histograms("info/representation/standard_deviations")] == [2]
+    assert [event.step for event in events.Histograms("info/representation/deviations_histogram")] == [2]
 
 
 def test_without_a_validation_the_table_is_of_the_training(tmp_path: Path) -> None:
