@@ -5,7 +5,19 @@ Every objective is read as an entropy half H(Z) and a conditional half E log q(z
 ``sslinfo.information`` serve the objectives that train on them and the callbacks that watch with them.
 """
 
-from sslinfo.information.report import report
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sslinfo.information.report import report
 
 __all__ = ["report"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """``report`` brings torch: it is imported when asked for, so that ``sslinfo --version`` answers at once."""
+    if name == "report":
+        from sslinfo.information.report import report
+
+        return report
+    raise AttributeError(f"module 'sslinfo' has no attribute {name!r}")

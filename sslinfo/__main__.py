@@ -1,5 +1,104 @@
-"""``python -m sslinfo``: the same as the console script."""
+"""``sslinfo`` and ``python -m sslinfo``: which command it is, answered here where that needs no torch."""
 
-from sslinfo.cli import console
+from __future__ import annotations
 
-console()
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from sslinfo import __version__
+
+COMMANDS = {
+    "fit": "train a recipe",
+    "validate": "probes and information of a checkpoint, or of a network trained elsewhere",
+    "test": "linear probe to convergence, with all, 10% and 1% of the labels",
+    "predict": "representations and labels of each split in an .npz file",
+    "sweep": "one training for each value of an option: a table and a figure",
+    "recipes": "the recipes and overlays that -c takes, with a line each",
+}
+DESCRIPTION = """\
+Self-supervised learning with information-theoretic objectives and diagnostics.
+
+  sslinfo fit -c quickstart                          train a recipe (`sslinfo recipes` lists them)
+  sslinfo fit -c vicreg_logdet -c data/cifar100      compose it with an overlay
+  sslinfo validate --ckpt_path last                  look at the newest checkpoint
+  sslinfo fit --model.help VICReg                    what a model takes (also --data.help TwoViewDataModule)
+  sslinfo fit -c RECIPE --print_config=skip_null     the configuration that would run
+"""
+
+
+def console(args: Sequence[str] | None = None) -> None:
+    """Run a command line (``sys.argv`` without one); a user's mistake is a message and exit code 2, not a traceback."""
+    given = list(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        prog="sslinfo",
+        description=DESCRIPTION,
+        epilog="commands:\n" + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="sslinfo COMMAND [options]; `sslinfo COMMAND --help` lists its options",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sslinfo {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do; it comes first")
+    if not given:
+        parser.print_help()
+        return
+    own = parser.parse_args(given[:1] if given[0] != "--debug" else given[:2])
+    rest = given[given.index(own.command) + 1 :]
+    if own.command == "recipes":
+        from sslinfo.recipes import print_recipes
+
+        print_recipes(rest)
+        return
+    _run(own.command, [argument for argument in rest if argument != "--debug"], own.debug or "--debug" in rest)
+
+
+def _run(command: str, rest: list[str], debug: bool) -> None:
+    folder = os.getcwd()  # not "": the parser changes folder while it reads a file
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # classes of the working folder can be named
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    from sslinfo.cli import main
+    from sslinfo.cli.errors import explain
+    from sslinfo.cli.sweep import sweep
+    from sslinfo.errors import UserError
+
+    _quiet()
+    run: Callable[[list[str]], object] = sweep if command == "sweep" else main
+    if debug:
+        run([command, *rest])
+        return
+    try:
+        run([command, *rest])
+    except (UserError, MisconfigurationException, FileNotFoundError) as error:
+        _fail(explain(str(error)))
+    except ValueError as error:
+        _fail(f"{explain(str(error))}\n(the traceback: add --debug)")
+    except KeyboardInterrupt:
+        _fail("interrupted")
+
+
+def _quiet() -> None:
+    """Advertisements and warnings about Lightning's own insides say nothing to a user."""
+    warnings.filterwarnings("ignore", ".*treespec.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*The dirpath has changed.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "litlogger" not in record.getMessage())
+        logging.getLogger(name).addFilter(lambda record: "litmodels" not in record.getMessage())
+
+
+def _fail(message: str) -> None:
+    print(f"sslinfo: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    console()

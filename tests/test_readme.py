@@ -17,7 +17,7 @@ import pytest
 from fake import write_cifar, write_imagefolder
 
 from sslinfo.cli import main
-from sslinfo.sweep import sweep
+from sslinfo.cli.sweep import sweep
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(bash|python|yaml)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)

@@ -8,13 +8,14 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from sslinfo.callbacks.bound_split import Split
-from sslinfo.callbacks.features import data_of, log_numbers, note_once, step_of
-from sslinfo.callbacks.history import History
 from sslinfo.data.datamodule import TwoViewDataModule
-from sslinfo.data.overlap import images_in_both
+from sslinfo.data.stores.overlap import images_in_both
 from sslinfo.errors import UserError
+from sslinfo.evaluation.bound_split import Split
+from sslinfo.evaluation.features import data_of
 from sslinfo.information import Bound, LeastSquares, PairSums, generalization_bound
+from sslinfo.reporting.history import History
+from sslinfo.reporting.publishing import log_numbers, note_once, step_of
 
 MOST_POINTS = 100  # of the history: older ones are thinned, so that nothing grows with the training's length
 SAMPLING = (
@@ -211,8 +212,8 @@ class GeneralizationBound(Callback):
         return "\n\n".join([*blocks, "\n".join([*lines, SAMPLING])])
 
     def _write(self, trainer: Trainer, module: LightningModule, folder: Path, split: Split) -> None:
-        from sslinfo.callbacks.bound_figure import draw
-        from sslinfo.callbacks.information_figure import log_to, render, save
+        from sslinfo.reporting.bound_figure import draw
+        from sslinfo.reporting.information_figure import log_to, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
         text = f"step {step_of(trainer)}\n\n{self.text(split)}\n"

@@ -13,17 +13,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from sslinfo.callbacks.features import log_numbers, note_once, step_of
-from sslinfo.callbacks.history import History
 from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
 from sslinfo.information import Moments
 from sslinfo.information.measure import DEFAULT_SCALES, Scales, measure
 from sslinfo.information.quantities import Report
 from sslinfo.information.spectrum import covariance_eigenvalues
+from sslinfo.reporting.history import History
+from sslinfo.reporting.publishing import log_numbers, note_once, step_of
 
 if TYPE_CHECKING:
-    from sslinfo.callbacks.information_figure import Picture
+    from sslinfo.reporting.information_figure import Picture
 
 Views = tuple[Tensor, ...]
 PAIRED = "gaussian_mutual_information"
@@ -218,7 +218,7 @@ class InformationMonitor(Callback):
     # What a person reads
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        from sslinfo.callbacks.information_figure import draw, log_to, panels, render, save
+        from sslinfo.reporting.information_figure import draw, log_to, panels, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
         blocks = [f"{prefix}, step {self._steps[prefix]}\n{report}" for prefix, report in self.reports.items()]

@@ -9,9 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from sslinfo.callbacks.features import clean_features, data_of, note_once
-from sslinfo.callbacks.probing import knn_scores
 from sslinfo.errors import UserError
+from sslinfo.evaluation.features import clean_features, data_of
+from sslinfo.evaluation.probes import knn_scores
+from sslinfo.reporting.publishing import note_once
 
 
 class KNNProbe(Callback):

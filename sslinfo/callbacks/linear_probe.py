@@ -11,9 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from sslinfo.callbacks.features import clean_features, data_of, note_once
-from sslinfo.callbacks.probing import fit_linear
 from sslinfo.distributed import rank, world_size
+from sslinfo.evaluation.features import clean_features, data_of
+from sslinfo.evaluation.probes import fit_linear
+from sslinfo.reporting.publishing import note_once
 
 
 class LinearProbe(Callback):

@@ -11,14 +11,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from sslinfo.callbacks.features import log_numbers, note_once, step_of
-from sslinfo.callbacks.history import History
 from sslinfo.callbacks.information_monitor import MOST_SPECTRA
-from sslinfo.data.random import stream_keys
+from sslinfo.data.keyed_random import stream_keys
 from sslinfo.distributed import gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.information import benjamini_hochberg, noise_normality
 from sslinfo.precision import full_precision
+from sslinfo.reporting.history import History
+from sslinfo.reporting.publishing import log_numbers, note_once, step_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,7 +164,7 @@ class NoiseNormality(Callback):
         return Measured.of(self.sigmas, pvalue, kurtosis)
 
     def _write(self, trainer: Trainer, module: LightningModule, folder: Path, count: int) -> None:
-        from sslinfo.callbacks.information_figure import log_to, render, save
+        from sslinfo.reporting.information_figure import log_to, render, save
 
         folder.mkdir(parents=True, exist_ok=True)
         about = f"{count} validation images, {self.draws} draws, noise in units of normalised pixels"

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sslinfo.callbacks.features import clean_features, data_of
-from sslinfo.callbacks.probing import Mean, knn_scores, label_efficiency
+from sslinfo.evaluation.features import clean_features, data_of
+from sslinfo.evaluation.probes import Mean, knn_scores, label_efficiency
 from sslinfo.information import covariance_spectrum, effective_rank, logdet_entropy
 
 # A longer training is thinned to at most this many points of a curve, so that nothing grows with its length.

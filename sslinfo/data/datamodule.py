@@ -17,9 +17,8 @@ from torch.utils.data import Dataset
 from sslinfo.data.datasets import fetch, from_class_path, is_class_path, load
 from sslinfo.data.loading import BatchSampler, Progress, ResumableLoader
 from sslinfo.data.source import Source
-from sslinfo.data.stores import ImageStore, JoinedStore, MemoryStore
+from sslinfo.data.stores import ImageStore, JoinedStore, MemoryStore, WrappedStore
 from sslinfo.data.views import Preset, View, Views, views_preset
-from sslinfo.data.wrapped_store import WrappedStore
 from sslinfo.distributed import world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import plain_hyperparameters
@@ -231,7 +230,7 @@ class TwoViewDataModule(LightningDataModule):
         if isinstance(self.dataset, str) and self.dataset in NORMALIZATION and store.channels == 3:
             return NORMALIZATION[self.dataset]
         if isinstance(store, MemoryStore):
-            images = store.__getitems__(range(0, len(store), max(1, len(store) // 10_000))).images
+            images = store.read(range(0, len(store), max(1, len(store) // 10_000))).images
             assert isinstance(images, Tensor)
             pixels = images.double().transpose(0, 1).flatten(1) / 255
             return pixels.mean(1).tolist(), pixels.std(1).clamp(min=1e-3).tolist()

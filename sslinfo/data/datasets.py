@@ -19,9 +19,9 @@ from torchvision.datasets import CIFAR10, CIFAR100, STL10
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.utils import download_and_extract_archive
 
-from sslinfo.data.file_store import FileStore
-from sslinfo.data.pixels import match_channels
 from sslinfo.data.stores import ImageStore, MemoryStore, OnBadImage
+from sslinfo.data.stores.files import FileStore
+from sslinfo.data.stores.pixels import match_channels
 from sslinfo.errors import UserError
 
 NAMES = ("digits", "cifar10", "cifar100", "stl10", "tinyimagenet", "imagefolder")
@@ -74,7 +74,7 @@ def load(
 
     Example:
         >>> digits = load("digits")["train"]
-        >>> len(digits), digits.shape, digits.labels[:5].tolist(), digits.__getitems__([0]).images[0, 0, 1].tolist()
+        >>> len(digits), digits.shape, digits.labels[:5].tolist(), digits.read([0]).images[0, 0, 1].tolist()
         (1797, (1, 8, 8), [0, 1, 2, 3, 4], [0, 0, 207, 239, 159, 239, 80, 0])
     """
     check_name(name)
@@ -132,7 +132,7 @@ def is_class_path(name: str) -> bool:
         >>> is_class_path("my_module.MyDataset"), is_class_path("cifar-10.1"), is_class_path("cifar10")
         (True, False, False)
     """
-    # No wider than what a checkpoint is kept from naming (see sslinfo.checkpoints).
+    # No wider than what a checkpoint is kept from naming (see sslinfo.cli.checkpoints).
     return re.fullmatch(r"\w+(\.\w+)+", name) is not None and all(part.isidentifier() for part in name.split("."))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
+from sslinfo.data.keyed_random import stream_keys
 from sslinfo.data.loading import Request
-from sslinfo.data.random import stream_keys
 from sslinfo.data.stores import Fetched, ImageStore
 from sslinfo.data.views import Views
 from sslinfo.errors import UserError
@@ -41,7 +41,7 @@ class Source(Dataset):
         return len(self.store)
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
-        fetched = self.store.__getitems__(request.positions.tolist())
+        fetched = self.store.read(request.positions.tolist())
         keep = request.keep
         skipped = len(request.positions) - len(fetched.index)
         if skipped:

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from sslinfo.callbacks.bound_split import Split
-from sslinfo.callbacks.probing import fit_linear
 from sslinfo.errors import UserError
+from sslinfo.evaluation.bound_split import Split
+from sslinfo.evaluation.probes import fit_linear
 from sslinfo.information import Bound, generalization_bound
 from sslinfo.information.least_squares import Treatment
 

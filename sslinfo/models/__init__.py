@@ -1,8 +1,9 @@
 """Backbones, projection heads, and what keeps a history: EMA targets and queues."""
 
 from sslinfo.models.backbones import Conv4, build_backbone, conv4, load_weights
+from sslinfo.models.ema_target import EMATarget, ema_momentum
 from sslinfo.models.heads import projection_head
-from sslinfo.models.history import EMATarget, RingQueue, ema_momentum
+from sslinfo.models.ring_queue import RingQueue
 
 __all__ = [
     "Conv4",

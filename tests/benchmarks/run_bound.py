@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslinfo.callbacks.features import clean_features
 from sslinfo.cli import main as sslinfo
 from sslinfo.data import TwoViewDataModule
+from sslinfo.evaluation.features import clean_features
 from sslinfo.experiments import build, certify, cluster_shares, pretrain, probe_shares
 
 CONFIGS = Path(__file__).parents[2] / "configs"

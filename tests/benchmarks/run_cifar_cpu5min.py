@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from sslinfo.callbacks.features import clean_features
-from sslinfo.callbacks.probing import knn_scores
 from sslinfo.cli import main as sslinfo
 from sslinfo.data import TwoViewDataModule
+from sslinfo.evaluation.features import clean_features
+from sslinfo.evaluation.probes import knn_scores
 from sslinfo.objectives import JointEmbedding
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -30,9 +30,9 @@ import torch
 import torch.nn.functional as F
 from run_cifar_cpu5min import QUIET, calibrate
 
-from sslinfo.callbacks.features import clean_features
-from sslinfo.callbacks.probing import fit_linear, knn_scores
 from sslinfo.cli import main as sslinfo
+from sslinfo.evaluation.features import clean_features
+from sslinfo.evaluation.probes import fit_linear, knn_scores
 from sslinfo.information import effective_rank, logdet_entropy, pairwise_entropy, pairwise_entropy_cap
 
 CONFIGS = Path(__file__).parents[2] / "configs"

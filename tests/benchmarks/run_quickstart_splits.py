@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sslinfo.callbacks.features import clean_features
-from sslinfo.callbacks.probing import label_efficiency
 from sslinfo.cli import main as sslinfo
+from sslinfo.evaluation.features import clean_features
+from sslinfo.evaluation.probes import label_efficiency
 
 RECIPE = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 

@@ -18,20 +18,21 @@ from rank_trainer import QUIET, SmallNet, rank_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from sslinfo.callbacks import GeneralizationBound, bound_split
-from sslinfo.callbacks.bound_figure import draw
-from sslinfo.callbacks.bound_split import PARTS, SHARES, Split, keys_of, part_of
-from sslinfo.callbacks.features import clean_features
+from sslinfo.callbacks import GeneralizationBound
 from sslinfo.callbacks.generalization_bound import MOST_POINTS
 from sslinfo.data import TwoViewDataModule, View
-from sslinfo.data.file_store import FileStore
-from sslinfo.data.overlap import images_in_both
 from sslinfo.data.stores import JoinedStore, MemoryStore
+from sslinfo.data.stores.files import FileStore
+from sslinfo.data.stores.overlap import images_in_both
 from sslinfo.errors import UserError
+from sslinfo.evaluation import bound_split
+from sslinfo.evaluation.bound_split import PARTS, SHARES, Split, keys_of, part_of
+from sslinfo.evaluation.features import clean_features
 from sslinfo.information import generalization_bound, within_radius
 from sslinfo.information.bound import WITHOUT_LABELS
 from sslinfo.objectives import JointEmbedding, LogDet, VICReg
 from sslinfo.optim import OptimizerConfig
+from sslinfo.reporting.bound_figure import draw
 
 VIEW = View(degrees=12.0, translate=0.125, scale=(0.9, 1.1), noise=0.05)
 L = 1000.0  # above ||W_S'||_F of a network that hardly trained

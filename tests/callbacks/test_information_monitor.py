@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 import sslinfo
-from sslinfo.callbacks import InformationMonitor, information_figure
+from sslinfo.callbacks import InformationMonitor
 from sslinfo.cli import main
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
@@ -31,6 +31,7 @@ from sslinfo.information.quantities import Report
 from sslinfo.models import conv4
 from sslinfo.objectives import Frozen, JointEmbedding, LogDet, VICReg
 from sslinfo.optim import OptimizerConfig
+from sslinfo.reporting import information_figure
 
 LAYERS = ("representation", "embedding")
 MODULES = ("backbone.layers.2", "projector.0")
@@ -563,7 +564,7 @@ def test_a_logger_of_images_gets_pictures(tmp_path: Path) -> None:
 
 
 def test_pictures_say_what_they_show() -> None:
-    from sslinfo.callbacks.information_figure import draw
+    from sslinfo.reporting.information_figure import draw
 
     views = random_views(200, 6)
     moments = Moments.of(views[0])

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sslinfo.callbacks import LinearProbe
-from sslinfo.callbacks.features import clean_features
 from sslinfo.callbacks.linear_probe import label_subset
-from sslinfo.callbacks.probing import fit_linear
 from sslinfo.data import TwoViewDataModule
+from sslinfo.evaluation.features import clean_features
+from sslinfo.evaluation.probes import fit_linear
 from sslinfo.objectives import JointEmbedding, LogDet, VICReg
 from sslinfo.optim import OptimizerConfig
 

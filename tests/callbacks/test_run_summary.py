@@ -198,7 +198,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_error_of_a_mean_is_the_standard_error() -> None:
-    from sslinfo.callbacks.probing import Mean
+    from sslinfo.evaluation.probes import Mean
 
     values = [0.5, 0.7, 0.9, 0.6]
     assert Mean.of(values).error == pytest.approx(np.std(values, ddof=1) / math.sqrt(4))

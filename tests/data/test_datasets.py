@@ -19,19 +19,19 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from sslinfo.data import TwoViewDataModule, datasets
 from sslinfo.data.datasets import MissingData, fetch, from_class_path, is_class_path, load
-from sslinfo.data.file_store import FileStore
 from sslinfo.data.stores import BadImage, Fetched, ImageStore, MemoryStore
+from sslinfo.data.stores.files import FileStore
 from sslinfo.errors import UserError
 
 
 def everything(store: ImageStore) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = store.__getitems__(range(len(store)))
+    batch = store.read(range(len(store)))
     assert isinstance(batch.images, torch.Tensor)
     return batch.images, batch.labels
 
 
 def fetched_all(store: ImageStore) -> tuple[Fetched, ImageStore]:
-    return store.__getitems__(range(len(store))), store
+    return store.read(range(len(store))), store
 
 
 def torchvision_pairs(dataset) -> tuple[torch.Tensor, torch.Tensor]:
@@ -290,7 +290,7 @@ def test_imagefolder_mixed_sizes(tmp_path):
     store = load("imagefolder", tmp_path)["train"]
     assert isinstance(store, FileStore)
     assert store.shape is None
-    assert [tuple(image.shape) for image in store.__getitems__([0, 9]).images] == [(3, 32, 32), (3, 33, 34)]
+    assert [tuple(image.shape) for image in store.read([0, 9]).images] == [(3, 32, 32), (3, 33, 34)]
     with pytest.raises(UserError, match=r"not all of one size: set data.in_memory: false"):
         load("imagefolder", tmp_path, in_memory=True)
 

@@ -13,10 +13,10 @@ from rank_trainer import rank_trainer
 from torch import Tensor
 
 from sslinfo.callbacks import CollapseAlarm
-from sslinfo.callbacks.features import clean_features
-from sslinfo.callbacks.probing import label_efficiency
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
+from sslinfo.evaluation.features import clean_features
+from sslinfo.evaluation.probes import label_efficiency
 from sslinfo.information import UndefinedEstimate, effective_rank
 from sslinfo.objectives import (
     BYOL,

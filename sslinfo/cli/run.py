@@ -1,0 +1,276 @@
+"""The command line: ``sslinfo fit|validate|test|predict``, LightningCLI in subclass mode."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import DefaultHelpFormatter, Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
+
+from sslinfo.callbacks import InformationMonitor, LinearProbe
+from sslinfo.callbacks.prediction_writer import PredictionWriter
+from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences, resolve_checkpoint
+from sslinfo.cli.errors import explain
+from sslinfo.cli.results import results_table
+from sslinfo.data import TwoViewDataModule
+from sslinfo.errors import UserError
+from sslinfo.objectives import JointEmbedding
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+RUNS = "runs"
+
+
+class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of the description; names sslinfo's classes for an option, not every class that fits its type."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return re.sub(r"known subclasses: ([^()]*)", _ours_among, super()._get_help_string(action) or "")
+
+
+def _ours_among(known: re.Match[str]) -> str:
+    names = known[1].split(", ")
+    ours = [name for name in names if name.startswith("sslinfo.")]
+    if len(names) <= 40 and not ours:
+        return known[0]
+    # A type as wide as any network's would offer objectives as backbones.
+    return "sslinfo's: " + ", ".join(ours) if ours and len(names) <= 200 else "any class by its dotted path"
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong with the command line in a few lines, with a suggestion."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": Help, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        raise UserError(explain(message)) from ex
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml beside a training run's logs, and the callbacks' configuration into its checkpoints."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        callbacks = dumped["trainer"].get("callbacks") or []
+        checkpoint[CALLBACKS_KEY] = callbacks if isinstance(callbacks, list) else [callbacks]
+
+
+class Cli(LightningCLI):
+    """LightningCLI whose checkpoints inform the command line instead of overruling it."""
+
+    def __init__(self, *args: Any, stored: StoredConfig | None = None, **kwargs: Any) -> None:
+        self.stored = stored
+        super().__init__(*args, **kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"data": {"class_path": "sslinfo.data.TwoViewDataModule"}})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output",
+                type=str,
+                default="representations.npz",
+                help="file that takes the representations, labels and indices of each split",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """The checkpoint's configuration was the first to be read (see ``main``): nothing overrules the user here."""
+
+    def before_instantiate_classes(self) -> None:
+        self._keep_last_of_each_callback()
+        if self.stored is not None:
+            plain = self.plain_options()
+            if self.subcommand == "fit":
+                check_same_classes(self.stored, plain)
+            for line in differences(self.stored, plain):
+                _say(f"note: {line}")
+
+    def _keep_last_of_each_callback(self) -> None:
+        """Of one of our callbacks that a recipe, an overlay and the command line name, the last word counts."""
+        trainer = self._options()["trainer"]
+        callbacks = trainer["callbacks"]
+        if not isinstance(callbacks, list):
+            return
+        paths = [str(entry.get("class_path", "")) if isinstance(entry, Namespace) else "" for entry in callbacks]
+        kept = []
+        for number, (path, entry) in enumerate(zip(paths, callbacks, strict=True)):
+            if path.startswith("sslinfo.") and path in paths[number + 1 :]:
+                _say(f"note: {path.rpartition('.')[2]} is given more than once: the options of the last one count")
+            else:
+                kept.append(entry)
+        trainer["callbacks"] = kept
+
+    def plain_options(self) -> dict[str, Any]:
+        """The subcommand's configuration as strings, numbers, lists and dicts."""
+        return yaml.safe_load(self._parser(self.subcommand).dump(self._options(), skip_none=False))
+
+    def _options(self) -> Namespace:
+        assert self.subcommand is not None
+        return self.config[self.subcommand]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # save_last writes a file even then, and `--ckpt_path last` would find the trial instead of the training.
+            callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+        if self.subcommand == "test" and not any(isinstance(c, LinearProbe) for c in callbacks):
+            callbacks.append(LinearProbe())
+        if self.subcommand == "validate" and not any(isinstance(c, InformationMonitor) for c in callbacks):
+            callbacks.append(InformationMonitor())
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self._options()["output"]))
+        return trainer
+
+    def validate(self, **kwargs: Any) -> None:
+        self._evaluate(self.trainer.validate, **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self._evaluate(self.trainer.test, **kwargs)
+
+    def _evaluate(self, run: Callable[..., Any], verbose: bool = True, **kwargs: Any) -> None:
+        """Lightning's table cuts long names at half of the terminal's width."""
+        results = run(verbose=False, **kwargs)
+        if verbose and results and results[0]:
+            _say(results_table(results[0]))
+
+    def predict(self, **kwargs: Any) -> None:
+        self.trainer.predict(return_predictions=False, **{k: v for k, v in kwargs.items() if k != "return_predictions"})
+
+
+def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
+    """Run the command line on ``args`` (``sys.argv`` without them) and return it, with its trainer, model and data.
+
+    Args:
+        args: the arguments, the subcommand first.
+        cli: the class that is run.
+
+    Raises:
+        UserError: for a mistake in the arguments.
+    """
+    args, stored = _with_checkpoint(sys.argv[1:] if args is None else args)
+    with tempfile.TemporaryDirectory() as folder:
+        if stored is not None:
+            file = Path(folder) / "checkpoint.yaml"
+            file.write_text(yaml.safe_dump(stored.config))
+            args = [args[0], "--config", str(file), *args[1:]]
+        return _run(
+            cli,
+            JointEmbedding,
+            TwoViewDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            trainer_defaults={"default_root_dir": RUNS},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "sslinfo",
+                # An option's beginning is a mistake like any other: --ckpt_path is looked for by its whole name.
+                "allow_abbrev": False,
+            },
+            args=args,
+            stored=stored,
+        )
+
+
+def _run(cli: type[Cli], *args: Any, **kwargs: Any) -> Cli:
+    """The command line, with the faults that Lightning finds late in the words of the command line."""
+    try:
+        return cli(*args, **kwargs)
+    except RuntimeError as error:
+        text, stored = str(error), kwargs["stored"]
+        if "loading state_dict" in text and stored is not None:
+            first = text.partition("\n")[2].strip().partition("\n")[0]
+            raise UserError(
+                f"the checkpoint {stored.path!r} does not fit the model of this command line: leave out --model and "
+                f"its options\n{first}"
+            ) from error
+        if twice := re.search(r"more than one stateful callback of type `(\w+)`", text):
+            raise UserError(
+                f"trainer.callbacks: {twice[1]} stands there twice: callbacks+ adds to those of the recipe or the "
+                f"checkpoint; give the options of the one {twice[1]} in a recipe"
+            ) from error
+        raise
+
+
+def _with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None]:
+    """The arguments with ``last`` and ``best`` resolved, and what the checkpoint says of its configuration."""
+    args = list(args)
+    if not args or args[0] not in SUBCOMMANDS:
+        return args, None
+    path = _option(args, "--ckpt_path", lambda value: resolve_checkpoint(value, _root(args)))
+    if path is None or not Path(path).is_file():
+        return args, None
+    stored = StoredConfig.read(path, named=_named(args))
+    recipe = any(argument.split("=")[0] in ("-c", "--config") for argument in args)
+    for name in stored.left_out:
+        if not recipe and not any(argument.split("=")[0] == f"--{name}" for argument in args):
+            raise UserError(
+                f"{name} of this run was an object given from Python, which a checkpoint cannot hold: say --{name}, or "
+                "go on from Python, with Trainer.validate(model, datamodule, ckpt_path=...)"
+            )
+    return args, stored
+
+
+def _root(args: Sequence[str]) -> str:
+    return _option(list(args), "--trainer.default_root_dir", lambda value: value) or RUNS
+
+
+def _option(args: list[str], name: str, change: Callable[[str], str]) -> str | None:
+    """Value of an option, changed in place in ``args``; the last one counts."""
+    found = None
+    for number, argument in enumerate(args):
+        if argument == name and number + 1 < len(args):
+            args[number + 1] = found = change(args[number + 1])
+        elif argument.startswith(f"{name}="):
+            found = change(argument.removeprefix(f"{name}="))
+            args[number] = f"{name}={found}"
+    return found
+
+
+def _named(args: Sequence[str]) -> set[str]:
+    """Every class that the user names, on the command line or in a file given there."""
+    names: set[str] = set()
+    for before, argument in zip(["", *args], args, strict=False):
+        value = argument.split("=", 1)[-1]
+        names.add(value)
+        is_config = before in ("-c", "--config") or argument.startswith(("--config=", "-c="))
+        if is_config and Path(value).is_file():
+            names |= _class_paths(yaml.safe_load(Path(value).read_text()))
+    return names
+
+
+def _class_paths(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["class_path"]} if isinstance(value.get("class_path"), str) else set()
+        return own.union(*(_class_paths(entry) for entry in value.values()))
+    if isinstance(value, list):
+        return set().union(*(_class_paths(entry) for entry in value))
+    return {value} if isinstance(value, str) else set()
+
+
+def _say(message: str) -> None:
+    rank_zero_only(print)(message, flush=True)

@@ -1,0 +1,162 @@
+"""WrappedStore: the interface of stores over any map-style dataset."""
+
+from operator import index
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from sslinfo.data.stores.base import BadImage, ImageStore, OnBadImage, Shape
+from sslinfo.data.stores.per_image import WAY_OUT, PerImageStore
+from sslinfo.data.stores.pixels import to_tensor
+from sslinfo.errors import UserError
+
+
+class WrappedStore(PerImageStore):
+    """Any map-style dataset.
+
+    An item is an image, `(image, label, ...)`, or a dict with "image" and perhaps "label"; an image is a PIL image, a
+    uint8 or float tensor (C, H, W), or a uint8 or float numpy array (H, W) or (H, W, C). Floats lie in [0, 1]. Labels
+    are taken from `dataset.targets` or `dataset.labels`, where those say what the items say; else one pass over all
+    items finds them, when `labels` is first asked for.
+
+    Args:
+        dataset: has `__len__` and `__getitem__`.
+        channels: 1 or 3 converts; None takes what the items have.
+        on_bad_image: "error", or "skip" for items that PIL cannot decode.
+        where: a short string for error messages; by default the class name of the dataset.
+
+    Raises:
+        TypeError: where the dataset has no length or no `__getitem__`.
+        UserError: where an item is not an image of the kinds above, naming the item.
+
+    Example:
+        >>> store = WrappedStore([(np.full((2, 2), 7, dtype=np.uint8), 1), (np.zeros((2, 2), dtype=np.uint8), 0)])
+        >>> store.shape, store.labels.tolist(), store.read([0]).images.tolist()
+        ((1, 2, 2), [1, 0], [[[[7, 7], [7, 7]]]])
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        channels: int | None = None,
+        on_bad_image: OnBadImage = "error",
+        where: str | None = None,
+    ) -> None:
+        where = where or (dataset.where if isinstance(dataset, ImageStore) else type(dataset).__name__)
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise TypeError(f"{where} is no map-style dataset: it needs __len__ and __getitem__")
+        if len(dataset) == 0:
+            raise UserError(f"the dataset {where} is empty: check its root and split")
+        names = getattr(dataset, "classes", None)
+        classes = [str(name) for name in names] if isinstance(names, list | tuple) else None
+        super().__init__(len(dataset), classes, where, on_bad_image)
+        if isinstance(dataset, ImageStore):
+            self.index, self.total = dataset.index.clone(), dataset.total
+        self.dataset = dataset
+        self._wanted_channels = channels
+        self.channels = channels or 0
+        # Shared by all subsets, so that the labels are looked for once.
+        self._label_cache: dict[str, Tensor] = {}
+        probed = self._probed()
+        self.channels = max(image.shape[0] for image in probed)
+        shapes = {(self.channels, image.shape[1], image.shape[2]) for image in probed}
+        self._shape = shapes.pop() if len(shapes) == 1 else None
+        # Grey images among coloured ones become RGB; the other way round would lose what the user did not offer.
+        self._wanted_channels = self.channels if self.channels == 3 else channels
+
+    @property
+    def shape(self) -> Shape | None:
+        """(C, H, W) where the images that were tried have one size, else None; a batch with another size is a list."""
+        return self._shape
+
+    @property
+    def labels(self) -> Tensor:
+        if "labels" not in self._label_cache:
+            known = _known_labels(self.dataset)
+            self._label_cache["labels"] = self._labels_from_items() if known is None else known
+        return self._label_cache["labels"][self._rows]
+
+    def _labels_from_items(self) -> Tensor:
+        labels = torch.full((len(self.dataset),), -1)
+        for row in tqdm(range(len(self.dataset)), f"labels of {self.where}", disable=None):
+            try:
+                labels[row] = self._item(row)[1]
+            except BadImage as error:
+                if self.on_bad_image == "error":
+                    raise error
+        return labels
+
+    def _item(self, row: int) -> tuple[Any, int]:
+        where = f"item {row} of {self.where}"
+        try:
+            image, label = _image_and_label(self.dataset[row], where)
+            if isinstance(image, Image.Image):
+                # PIL decodes late: a truncated file must show itself here.
+                image.load()
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise BadImage(f"{where} cannot be decoded ({error}): {WAY_OUT}") from error
+        return image, label
+
+    def _read(self, row: int) -> tuple[Tensor, int]:
+        image, label = self._item(row)
+        where = f"item {row} of {self.where}"
+        try:
+            tensor = to_tensor(image, self._wanted_channels)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
+        if self.channels and len(tensor) != self.channels:
+            raise UserError(
+                f"{where} has {len(tensor)} channels, the images tried first have {self.channels}: "
+                "set data.channels, or let the dataset convert its images"
+            )
+        if tensor.is_floating_point():
+            low, high = tensor.aminmax()
+            if not (float(low) >= 0 and float(high) <= 1):
+                raise UserError(
+                    f"{where} has values from {float(low):.3g} to {float(high):.3g}: float images lie in [0, 1]; "
+                    "take the normalisation out of the dataset"
+                )
+        return tensor, label
+
+
+def _image_and_label(item: Any, where: str) -> tuple[Any, int]:
+    label: Any = None
+    if isinstance(item, dict):
+        if "image" not in item:
+            raise UserError(f'{where} is a dict without "image": it has {sorted(map(str, item))}')
+        image, label = item["image"], item.get("label")
+    elif isinstance(item, tuple | list):
+        if not item:
+            raise UserError(f"{where} is empty")
+        image, label = item[0], item[1] if len(item) > 1 else None
+    else:
+        image = item
+    if label is None:
+        return image, -1
+    try:
+        return image, index(label)
+    except TypeError:
+        raise UserError(
+            f"the label of {where} must be an integer or None, got {type(label).__name__}: "
+            "items are image, (image, label) or a dict with image and label"
+        ) from None
+
+
+def _known_labels(dataset: Any) -> Tensor | None:
+    """Labels that a dataset lists, where its items are sure to have the same."""
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    for name in ("targets", "labels"):
+        listed = getattr(dataset, name, None)
+        if isinstance(listed, list | tuple | np.ndarray | Tensor) and len(listed) == len(dataset):
+            values = np.asarray(listed)
+            if values.ndim == 1 and np.issubdtype(values.dtype, np.integer):
+                return torch.from_numpy(values.astype(np.int64))
+    return None
