@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+from sslinfo.lightning_compat import replace_hyperparameters
+
 # Where a checkpoint lists the options that it cannot hold: what was given from Python as an object.
 LEFT_OUT_KEY = "sslinfo_left_out"
+
+
+def public_path(kind: type) -> str:
+    """The dotted path by which a class is known: of ours the package that exports it, not the file it stands in.
+
+    A file can then move without a checkpoint or a configuration noticing.
+
+    >>> from sslinfo.data import View
+    >>> public_path(View), public_path(dict)
+    ('sslinfo.data.View', 'builtins.dict')
+    """
+    module, name = kind.__module__, kind.__qualname__
+    parts = module.split(".")
+    if parts[0] == "sslinfo":
+        for depth in range(1, len(parts)):
+            package = ".".join(parts[:depth])
+            if getattr(sys.modules.get(package), name, None) is kind:
+                return f"{package}.{name}"
+    return f"{module}.{name}"
+
+
+def current_paths(value: Any) -> Any:
+    """A configuration in which classes of ours have their public paths, whatever file they stood in when it was made.
+
+    >>> current_paths({"class_path": "sslinfo.data.view.View", "init_args": {"flip": 0.5}})
+    {'class_path': 'sslinfo.data.View', 'init_args': {'flip': 0.5}}
+    """
+    if isinstance(value, Mapping):
+        return {name: current_paths(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [current_paths(entry) for entry in value]
+    parts = value.split(".") if isinstance(value, str) else []
+    if len(parts) < 4 or parts[0] != "sslinfo" or not all(part.isidentifier() for part in parts):
+        return value
+    room, name = ".".join(parts[:2]), parts[-1]
+    if importlib.util.find_spec(room) is None:
+        return value
+    return f"{room}.{name}" if isinstance(getattr(importlib.import_module(room), name, None), type) else value
 
 
 def init_arguments(obj: Any) -> dict[str, Any]:
@@ -37,8 +80,7 @@ def to_plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if getattr(type(value), "has_plain_form", False):
-        path = f"{type(value).__module__}.{type(value).__qualname__}"
-        return {"class_path": path, "init_args": to_plain(init_arguments(value))}
+        return {"class_path": public_path(type(value)), "init_args": to_plain(init_arguments(value))}
     raise TypeError(f"{type(value).__name__} has no plain form")
 
 
@@ -56,9 +98,7 @@ def plain_hyperparameters(module: Any) -> list[str]:
             hparams[name] = to_plain(value)
         except TypeError:
             left_out.append(name)
-    hparams["_class_path"] = f"{type(module).__module__}.{type(module).__qualname__}"
+    hparams["_class_path"] = public_path(type(module))
     hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
-    module.hparams.clear()  # _set_hparams alone would keep what has no plain form
-    module._set_hparams(hparams)
-    module._hparams_initial = dict(module._hparams)
+    replace_hyperparameters(module, hparams)
     return left_out

@@ -120,10 +120,12 @@ def ranks() -> Iterator[RankPool]:
 
 
 @pytest.fixture(autouse=True)
-def _reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.delenv(name, raising=False)
+def _reproducible() -> Iterator[None]:
+    # Lightning writes its seed into the environment: a fixture of the next module would take it over.
     torch.manual_seed(0)
+    yield
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture

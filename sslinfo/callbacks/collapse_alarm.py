@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,10 +13,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from sslinfo.callbacks.information_monitor import layers_of
 from sslinfo.errors import UserError
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.spectrum import covariance_spectrum, effective_rank
+from sslinfo.outputs import StepOutputs
+from sslinfo.reporting.publishing import Publication, publish
 
 Kind = Literal["complete", "dimensional", "cluster"]
 
@@ -193,15 +193,10 @@ class CollapseAlarm(Callback):
         self._before: Evidence | None = None
         self._suspected: Kind | None = None
         self._checked = 0
-        self._folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
             self.alarms, self._start, self._before, self._suspected, self._checked = {}, None, None, None, 0
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = trainer.log_dir  # asks all ranks
-        self._folder = None if trainer.fast_dev_run else Path(folder or trainer.default_root_dir)  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -210,7 +205,10 @@ class CollapseAlarm(Callback):
         step = trainer.global_step
         if step == self._checked or (step % self.every_n_steps and self._start is not None):
             return
-        views = layers_of(outputs).get("embedding", ())
+        outputs_of_step = StepOutputs.of(outputs)
+        if outputs_of_step is None:
+            return
+        views = outputs_of_step.whole("embeddings").projections
         if not views or len(views[0]) < 2 or not all(bool(z.isfinite().all()) for z in views[:2]):
             return
         self._checked = step
@@ -218,8 +216,8 @@ class CollapseAlarm(Callback):
         if self._start is None or self._before is None:
             self._start = self._before = now
             return
-        used = trainer.callback_metrics.get("train/used")
-        found = now.kind(self._start, self._before, None if used is None else float(used))
+        clusters = outputs_of_step.clusters
+        found = now.kind(self._start, self._before, None if clusters is None else float(clusters))
         self._before = now
         if found is None:
             self._suspected = None
@@ -234,20 +232,12 @@ class CollapseAlarm(Callback):
         self._suspected = kind
 
     def _raise(self, trainer: Trainer, kind: Kind, message: str) -> None:
-        self.alarms[kind] = message
         stops = self.action == "stop"
-        said = f"{message} The training stops here." if stops else message
+        self.alarms[kind] = f"{message} The training stops here." if stops else message
         if trainer.is_global_zero:
             # Without the line of code that a warning shows, which says nothing to who trains.
-            warnings.warn_explicit(said, UserWarning, "CollapseAlarm", 1)
-            if self._folder is not None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                with open(self._folder / "alarm.txt", "a") as file:
-                    file.write(said + "\n")
-        for logger in trainer.loggers:
-            experiment: Any = getattr(logger, "experiment", None)
-            if hasattr(experiment, "add_text"):
-                experiment.add_text("info/alarm", message, trainer.global_step)
+            warnings.warn_explicit(self.alarms[kind], UserWarning, "CollapseAlarm", 1)
+        publish(trainer, lambda: Publication("alarm", tag="info/alarm", text="\n".join(self.alarms.values())))
         if stops:
             trainer.should_stop = True
 

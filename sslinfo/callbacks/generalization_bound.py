@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,10 +11,10 @@ from sslinfo.data.datamodule import TwoViewDataModule
 from sslinfo.data.stores.overlap import images_in_both
 from sslinfo.errors import UserError
 from sslinfo.evaluation.bound_split import Split
-from sslinfo.evaluation.features import data_of
 from sslinfo.information import Bound, LeastSquares, PairSums, generalization_bound
+from sslinfo.outputs import StepOutputs
 from sslinfo.reporting.history import History
-from sslinfo.reporting.publishing import log_numbers, note_once, step_of
+from sslinfo.reporting.publishing import Publication, data_of, log_numbers, note_once, publish, render, step_of
 
 MOST_POINTS = 100  # of the history: older ones are thinned, so that nothing grows with the training's length
 SAMPLING = (
@@ -101,10 +100,12 @@ class GeneralizationBound(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._split is None or not isinstance(outputs, dict) or "clean" not in outputs:
+        step = StepOutputs.of(outputs)
+        if self._split is None or step is None or step.clean_representations is None:
             return
-        views = outputs.get("representations", [])
-        self._split.add(outputs["clean"], views[:2], outputs["label"], outputs["index"])
+        rows = step.whole("clean_representations", "representations", "labels", "indices")
+        assert rows.clean_representations is not None
+        self._split.add(rows.clean_representations, rows.representations[:2], rows.labels, rows.indices)
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -114,15 +115,14 @@ class GeneralizationBound(Callback):
         if split.labelled is None:
             note_once(pl_module, "GeneralizationBound is off: it needs a JointEmbedding")
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer, "GeneralizationBound")
+        assert data is not None
         if self._overlap is None:
             self._overlap = images_in_both(data.stores["val"], data.stores["pretrain"])
         self._measure(split, self._overlap, len(data.stores["val"]))
         log_numbers(pl_module, {f"bound/{name}": value for name, value in self.values.items()})
         self._keep(step_of(trainer))
-        folder = trainer.log_dir  # asks all ranks
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._write(trainer, pl_module, Path(folder or trainer.default_root_dir), split)
+        publish(trainer, lambda: self._publication(step_of(trainer), split))
 
     def _measure(self, split: Split, overlap: int, images: int) -> None:
         """Sets bound, paper, values and reasons."""
@@ -211,21 +211,18 @@ class GeneralizationBound(Callback):
         lines += [f"no bound/{name}: {reason}" for name, reason in self.reasons.items()]
         return "\n\n".join([*blocks, "\n".join([*lines, SAMPLING])])
 
-    def _write(self, trainer: Trainer, module: LightningModule, folder: Path, split: Split) -> None:
+    def _publication(self, step: int, split: Split) -> Publication:
         from sslinfo.reporting.bound_figure import draw
-        from sslinfo.reporting.information_figure import log_to, render, save
 
-        folder.mkdir(parents=True, exist_ok=True)
-        text = f"step {step_of(trainer)}\n\n{self.text(split)}\n"
-        (folder / "bound.txt").write_text(text)
-        pictures = {}
-        if self.history:
-            some = self.bound or self.paper
-            about = f"delta {self.delta:g}" + (f", n={some.n}, m={some.m}, d={some.d}" if some else "")
-            pictures = {"stack": render(draw(self.history, about))}
-            save(pictures["stack"], folder / "bound.png")
-        for logger in trainer.loggers:
-            log_to(logger, module, pictures, text, step_of(trainer), prefix="bound")
+        text = f"step {step}\n\n{self.text(split)}\n"
+        if not self.history:
+            return Publication("bound", tag="bound/settings", text=text)
+        some = self.bound or self.paper
+        about = f"delta {self.delta:g}" + (f", n={some.n}, m={some.m}, d={some.d}" if some else "")
+        picture = render(draw(self.history, about))
+        return Publication(
+            "bound", tag="bound/settings", text=text, files={"bound": picture}, panels={"bound/stack": picture}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history.state_dict(dict)}

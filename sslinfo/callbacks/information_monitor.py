@@ -6,30 +6,27 @@ import difflib
 import math
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslinfo.distributed import gather, gather_uneven
 from sslinfo.errors import UserError
+from sslinfo.evaluation.taps import Tap
+from sslinfo.evaluation.whole_set import Views, WholeSet, not_finite
 from sslinfo.information import Moments
 from sslinfo.information.measure import DEFAULT_SCALES, Scales, measure
 from sslinfo.information.quantities import Report
 from sslinfo.information.spectrum import covariance_eigenvalues
+from sslinfo.outputs import StepOutputs
 from sslinfo.reporting.history import History
-from sslinfo.reporting.publishing import log_numbers, note_once, step_of
+from sslinfo.reporting.publishing import Picture, Publication, log_numbers, note_once, publish, render, step_of
 
-if TYPE_CHECKING:
-    from sslinfo.reporting.information_figure import Picture
-
-Views = tuple[Tensor, ...]
-PAIRED = "gaussian_mutual_information"
-LAYERS = ("representation", "embedding")
 MOST_SPECTRA = 30  # of a layer: older ones are thinned, so that nothing grows with the training's length
-WIDEST_JOINT = 4096  # features of both views whose joint covariance is kept in validation
+REPRESENTATION, EMBEDDING = "representation", "embedding"  # the layers of every objective
 
 
 class InformationMonitor(Callback):
@@ -76,14 +73,14 @@ class InformationMonitor(Callback):
                 raise UserError(f"{name} of InformationMonitor must be above 0, got {scale}")
         self.every_n_steps, self.window, self.samples = every_n_steps, window, samples
         self.scales = Scales(beta, variance, temperature)
-        self.taps = {name: _Tap() for name in modules}
+        self.taps = {name: Tap() for name in modules}
         self.reports: dict[str, Report] = {}  # the newest, by logged prefix
         self._steps: dict[str, int] = {}
         self.spectra: dict[str, History[tuple[int, Tensor]]] = {}
         self._recent: deque[dict[str, Views]] = deque(maxlen=window)
         self._measured = 0
         self._watching = False
-        self._whole: dict[str, _WholeSet] = {}
+        self._whole: dict[str, WholeSet] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
@@ -114,10 +111,11 @@ class InformationMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._watching:
+        given = StepOutputs.of(outputs)
+        if not self._watching or given is None:
             return
         step = trainer.global_step
-        layers = _distinct(layers_of(outputs), pl_module)
+        layers = _layers(given.whole("representations", "embeddings"), pl_module)
         self._recent.append({**layers, **self._tapped(len(batch["views"]))})
         if step % self.every_n_steps or step == self._measured:
             return
@@ -129,7 +127,7 @@ class InformationMonitor(Callback):
 
     def _of_steps(self, steps: Sequence[Views]) -> Report:
         last = steps[-1]
-        absent = _not_finite([rows for views in steps for rows in views])
+        absent = not_finite([rows for views in steps for rows in views])
         if absent is not None:
             return absent
         few, d = last[0].shape
@@ -172,13 +170,13 @@ class InformationMonitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.sanity_checking:
+        given = StepOutputs.of(outputs)
+        if trainer.sanity_checking or given is None:
             return
-        if not isinstance(outputs, dict) or "representations" not in outputs:
-            return
+        rows = given.whole("representations", "embeddings", "indices")
         tapped = self._tapped(len(batch["views"]), batch["keep"])
-        for layer, views in {**_distinct(layers_of(outputs), pl_module), **tapped}.items():
-            self._whole.setdefault(layer, _WholeSet(self.samples)).add(views, outputs["index"])
+        for layer, views in {**_layers(rows, pl_module), **tapped}.items():
+            self._whole.setdefault(layer, WholeSet(self.samples)).add(views, rows.indices)
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -187,17 +185,17 @@ class InformationMonitor(Callback):
         for layer, whole in self._whole.items():
             self._log(trainer, pl_module, f"info/{layer}", whole.measure(self.scales))
         self._keep_spectra(step_of(trainer))
-        folder = trainer.log_dir  # asks all ranks
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._write(trainer, pl_module, Path(folder or trainer.default_root_dir))
+        folder = publish(trainer, lambda: self._publication(step_of(trainer)))
+        if folder is not None and trainer.state.fn == "validate":
+            absent = dict.fromkeys(name for found in self.reports.values() for name in found.reasons)
+            why = f", and why {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} absent" if absent else ""
+            print(f"how to read each number{why}: {folder / 'information.txt'}, figures beside it")
         self._whole = {}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Without a validation the table is of the training alone."""
-        folder = trainer.log_dir  # asks all ranks
-        done = self.spectra or not self.reports or trainer.fast_dev_run  # type: ignore[attr-defined]
-        if trainer.is_global_zero and not done:
-            self._write(trainer, pl_module, Path(folder or trainer.default_root_dir))
+        """Without a validation the text is of the training alone."""
+        if self.reports and not self.spectra:
+            publish(trainer, lambda: self._publication(step_of(trainer)))
 
     def _keep_spectra(self, step: int) -> None:
         for layer, whole in self._whole.items():
@@ -217,31 +215,23 @@ class InformationMonitor(Callback):
 
     # What a person reads
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule, folder: Path) -> None:
-        from sslinfo.reporting.information_figure import draw, log_to, panels, render, save
+    def _publication(self, step: int) -> Publication:
+        from sslinfo.reporting.information_figure import draw, panels
 
-        folder.mkdir(parents=True, exist_ok=True)
         blocks = [f"{prefix}, step {self._steps[prefix]}\n{report}" for prefix, report in self.reports.items()]
-        text = f"step {step_of(trainer)}\n\n" + "\n\n".join(blocks) + "\n"
-        (folder / "information.txt").write_text(text)
-        moments = {layer: own for layer, whole in self._whole.items() if (own := whole.first())}
-        pictures: dict[str, Picture] = {}
-        for layer, own in moments.items():
-            whole_picture = render(draw(layer, self.spectra[layer], own))
-            save(whole_picture, folder / f"information_{layer}.png")
-            pictures |= {f"{layer}/{name}": part for name, part in panels(whole_picture).items()}
-        for logger in trainer.loggers:
-            log_to(logger, pl_module, pictures, text, step_of(trainer))
-            experiment: Any = getattr(logger, "experiment", None)
-            for layer, own in moments.items():
-                if hasattr(experiment, "add_histogram"):
-                    deviation = own.covariance().diagonal().clamp_min(0).sqrt().cpu()
-                    # TensorBoard shows nothing of a name that data of two kinds share, a picture and a histogram.
-                    experiment.add_histogram(f"info/{layer}/deviations_histogram", deviation, step_of(trainer))
-        if trainer.state.fn == "validate":
-            absent = dict.fromkeys(name for found in self.reports.values() for name in found.reasons)
-            why = f", and why {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} absent" if absent else ""
-            print(f"how to read each number{why}: {folder / 'information.txt'}, figures beside it")
+        made = Publication("information", tag="info/settings", text=f"step {step}\n\n" + "\n\n".join(blocks) + "\n")
+        files: dict[str, Picture] = {}
+        shown: dict[str, Picture] = {}
+        histograms: dict[str, Tensor] = {}
+        for layer, whole in self._whole.items():
+            if moments := whole.first():
+                picture = render(draw(layer, self.spectra[layer], moments))
+                files[f"information_{layer}"] = picture
+                shown |= {f"info/{layer}/{name}": part for name, part in panels(picture).items()}
+                deviations = moments.covariance().diagonal().clamp_min(0).sqrt().cpu()
+                # TensorBoard shows nothing of a name that data of two kinds share, a picture and a histogram.
+                histograms[f"info/{layer}/deviations_histogram"] = deviations
+        return replace(made, files=files, panels=shown, histograms=histograms)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -256,105 +246,12 @@ class InformationMonitor(Callback):
         self._measured = state_dict["measured"]
 
 
-def layers_of(outputs: Any) -> dict[str, Views]:
-    """Views of each layer, (N, d) each, in the outputs of a step: representations, and embeddings z1, z2, ..."""
-    if not isinstance(outputs, dict) or "representations" not in outputs:
-        return {}
-    embeddings = outputs["embeddings"]
-    projections = tuple(embeddings[f"z{i}"] for i in range(1, len(embeddings) + 1) if f"z{i}" in embeddings)
-    layers = {"representation": tuple(outputs["representations"]), "embedding": projections}
-    return {layer: views for layer, views in layers.items() if views}
-
-
-def _distinct(layers: dict[str, Views], module: LightningModule) -> dict[str, Views]:
-    """Without an embedding that is the representation itself, which a network without a projector has."""
-    h, z = (layers.get(layer, ()) for layer in LAYERS)
-    if not z or len(h) != len(z) or not all(torch.equal(a, b) for a, b in zip(h, z, strict=True)):
-        return layers
-    note_once(module, "without a projector the embedding is the representation: it is reported once, under that name")
-    return {"representation": h}
-
-
-def _not_finite(parts: Sequence[Tensor]) -> Report | None:
-    """A report without numbers, of samples that hold NaN or infinity: no training stops because of its diagnostics."""
-    bad = sum(int((~rows.isfinite()).any(1).sum()) for rows in parts)
-    count = sum(len(rows) for rows in parts)
-    return Report(reasons={"all": f"{bad} of {count} samples hold NaN or infinity"}) if bad else None
-
-
-class _Tap:
-    """Collects what a module returns, while asked to."""
-
-    def __init__(self) -> None:
-        self.outputs: list[Tensor] | None = None
-        self.hook: Any = None
-
-    def attach(self, module: nn.Module) -> None:
-        self.detach()
-        self.hook = module.register_forward_hook(self._note)
-
-    def detach(self) -> None:
-        if self.hook is not None:
-            self.hook.remove()
-        self.hook = None
-
-    def _note(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self.outputs is not None and isinstance(output, Tensor):
-            rows = output.detach()
-            if rows.dim() > 2:  # (N, C, H, W) maps, or (N, tokens, C) of a transformer
-                rows = rows.flatten(2).mean(2) if rows.dim() == 4 else rows.flatten(1, -2).mean(1)
-            self.outputs.append(rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows)
-
-    def take(self, views: int) -> list[Tensor]:
-        """(N, d) of each of the last views; clean images go through the network before them."""
-        outputs, self.outputs = self.outputs or [], None
-        return outputs[-views:]
-
-
-class _WholeSet:
-    """Moments of all samples, and some samples, chosen by a hash of their index: the same on any number of ranks."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-        self.moments: Moments | None = None
-        self.absent: Report | None = None  # in place of numbers
-        self.rows: Tensor | None = None  # (n, V, d)
-        self.index: Tensor | None = None
-
-    def add(self, views: Views, index: Tensor) -> None:
-        if self.absent is None:
-            self.absent = _not_finite(views)
-        if self.absent is not None:
-            return
-        joint = 2 * views[0].shape[1] <= WIDEST_JOINT
-        some = Moments.of(*(views[:2] if joint else views[:1]))
-        self.moments = some if self.moments is None else self.moments + some
-        rows = torch.stack(views, dim=1)
-        if self.rows is not None and self.index is not None:
-            rows, index = torch.cat([self.rows, rows]), torch.cat([self.index, index])
-        chosen = _scatter(index).argsort()[: self.samples]
-        self.rows, self.index = rows[chosen], index[chosen]
-
-    def measure(self, scales: Scales) -> Report:
-        if self.absent is not None:
-            return self.absent
-        assert self.rows is not None
-        assert self.index is not None
-        assert self.moments is not None
-        found = measure(self.rows[self.index.argsort()].unbind(1), self.moments, scales)
-        if self.rows.shape[1] > 1 and len(self.moments.sizes) == 1 and PAIRED in found.reasons:
-            found.reasons[PAIRED] = f"joint moments of two views are kept up to {WIDEST_JOINT // 2} features"
-        return found
-
-    def first(self) -> Moments | None:
-        """Moments of the first view, if there is a covariance."""
-        if self.moments is None or self.absent is not None or self.moments.n < 2:
-            return None
-        return self.moments.view(0)
-
-
-def _scatter(index: Tensor) -> Tensor:
-    """A number for each index in an order that has nothing to do with theirs; distinct for distinct indices."""
-    mixed = (index.long() + 1) * -7046029254386353131  # odd, so invertible modulo 2^64
-    mixed = mixed ^ ((mixed >> 32) & 0xFFFFFFFF)
-    return mixed * -4417276706812531889
+def _layers(rows: StepOutputs, module: LightningModule) -> dict[str, Views]:
+    """Views (N, d) of each layer; an embedding that is the representation itself is no layer of its own."""
+    h, z = rows.representations, rows.projections
+    if h and len(h) == len(z) and all(torch.equal(a, b) for a, b in zip(h, z, strict=True)):
+        note_once(
+            module, "without a projector the embedding is the representation: it is reported once, under that name"
+        )
+        z = ()
+    return {layer: views for layer, views in ((REPRESENTATION, h), (EMBEDDING, z)) if views}

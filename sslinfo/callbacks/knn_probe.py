@@ -10,9 +10,10 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from sslinfo.errors import UserError
-from sslinfo.evaluation.features import clean_features, data_of
+from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import knn_scores
-from sslinfo.reporting.publishing import note_once
+from sslinfo.outputs import StepOutputs
+from sslinfo.reporting.publishing import data_of, note_once
 
 
 class KNNProbe(Callback):
@@ -70,11 +71,6 @@ class KNNProbe(Callback):
         scores = knn_scores(features[known].float(), *self.bank, classes, self.k, self.temperature)
         self.metric.update(scores, labels[known])
 
-    def _finish(self, module: LightningModule) -> None:
-        if self.bank is not None and self.metric.update_called:
-            module.log("probe/knn_top1", self.metric.compute(), prog_bar=True)
-        self.bank = None
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
@@ -93,27 +89,19 @@ class KNNProbe(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.bank is not None:
-            self._update(outputs["clean"], outputs["label"])
+        step = StepOutputs.of(outputs)
+        if self.bank is not None and step is not None:
+            rows = step.whole("clean_representations", "labels")
+            assert rows.clean_representations is not None
+            self._update(rows.clean_representations, rows.labels)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(pl_module)
+        if self.bank is not None and self.metric.update_called:
+            pl_module.log("probe/knn_top1", self.metric.compute(), prog_bar=True)
+        self.bank = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, pl_module)
 
-    @torch.no_grad()
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if self.bank is not None:
-            self._update(outputs["representation"], outputs["label"])
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(pl_module)
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end

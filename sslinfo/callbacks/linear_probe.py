@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from sslinfo.distributed import rank, world_size
-from sslinfo.evaluation.features import clean_features, data_of
+from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import fit_linear
-from sslinfo.reporting.publishing import note_once
+from sslinfo.outputs import StepOutputs
+from sslinfo.reporting.publishing import data_of, note_once
 
 
 class LinearProbe(Callback):
@@ -71,10 +72,12 @@ class LinearProbe(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.head is None or self.optimizer is None:
+        step = StepOutputs.of(outputs)
+        if self.head is None or self.optimizer is None or step is None:
             return
-        views = outputs["representations"]
-        labels = outputs["label"].repeat(len(views))
+        rows = step.whole("representations", "labels")
+        views = rows.representations
+        labels = rows.labels.repeat(len(views))
         known = labels >= 0
         if int(known.sum()) < 2:
             note_once(pl_module, "LinearProbe learns nothing: batches hold fewer than two labelled images")
@@ -107,12 +110,21 @@ class LinearProbe(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.head is None or not len(outputs["index"]):
+        step = StepOutputs.of(outputs)
+        if step is None or (self.head is None and not trainer.testing):
             return
-        known = outputs["label"] >= 0
-        self.head.eval()
-        with torch.autocast(pl_module.device.type, enabled=False):
-            self.metric.update(self.head(outputs["clean"].float()[known]), outputs["label"][known])
+        rows = step.whole("clean_representations", "labels")
+        assert rows.clean_representations is not None
+        known = rows.labels >= 0
+        features, labels = rows.clean_representations.float()[known], rows.labels[known]
+        if trainer.testing:
+            self.tested.append((features.cpu(), labels.cpu()))
+        elif self.head is not None and len(rows.labels):
+            self.head.eval()
+            with torch.autocast(pl_module.device.type, enabled=False):
+                self.metric.update(self.head(features), labels)
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.head is not None and not trainer.sanity_checking and self.metric.update_called:
@@ -130,18 +142,6 @@ class LinearProbe(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.tested = []
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        known = outputs["label"] >= 0
-        self.tested.append((outputs["representation"][known].float().cpu(), outputs["label"][known].cpu()))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = data_of(trainer, "LinearProbe")

@@ -4,47 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from sslinfo.callbacks.information_monitor import MOST_SPECTRA
 from sslinfo.data.keyed_random import stream_keys
 from sslinfo.distributed import gather_uneven, rank, world_size
 from sslinfo.errors import UserError
-from sslinfo.information import benjamini_hochberg, noise_normality
+from sslinfo.evaluation.noise_tests import NoiseTests
+from sslinfo.information import noise_normality
 from sslinfo.precision import full_precision
 from sslinfo.reporting.history import History
-from sslinfo.reporting.publishing import log_numbers, note_once, step_of
+from sslinfo.reporting.publishing import Publication, log_numbers, note_once, publish, render, step_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-LEVEL = 0.05  # of the false-discovery rate
 REPRESENTATION = "info/representation"
-
-
-class Measured(NamedTuple):
-    """Each (S,), one entry a sigma: means over images and the dimensions that vary, and shares of dimensions."""
-
-    sigmas: Tensor
-    pvalue: Tensor
-    kurtosis: Tensor
-    rejected: Tensor
-    constant: Tensor
-
-    @classmethod
-    def of(cls, sigmas: Sequence[float], pvalue: Tensor, excess_kurtosis: Tensor) -> Measured:
-        """Of tests (S, N, d), NaN where a dimension did not vary."""
-        pvalue, kurtosis = pvalue.flatten(1), excess_kurtosis.flatten(1).abs()
-        constant = pvalue.isnan().double().mean(1)
-        # One family of tests a sigma: every dimension of every image.
-        rejected = torch.stack([benjamini_hochberg(tests, LEVEL) for tests in pvalue]).double().mean(1)
-        levels = torch.tensor(sigmas, dtype=torch.float64)
-        return cls(levels, pvalue.nanmean(1), kurtosis.nanmean(1), rejected / (1 - constant), constant)
+MOST_CURVES = 30  # older ones are thinned
 
 
 class NoiseNormality(Callback):
@@ -88,7 +64,7 @@ class NoiseNormality(Callback):
         if not sigmas or min(sigmas) <= 0:
             raise UserError(f"sigmas must be one or more noise levels above 0, got {list(sigmas)}")
         self.images, self.sigmas, self.draws = images, tuple(sorted(float(sigma) for sigma in sigmas)), draws
-        self.history: History[tuple[int, Measured]] = History(MOST_SPECTRA)  # by optimizer step
+        self.history: History[tuple[int, NoiseTests]] = History(MOST_CURVES)  # by optimizer step
         self._chosen: dict[str, Tensor] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,11 +112,9 @@ class NoiseNormality(Callback):
         # NaN where no dimension varies: `constant` says so.
         log_numbers(pl_module, {name: value for name, value in found.items() if value == value})
         self.history.add((step_of(trainer), measured))
-        folder = trainer.log_dir  # asks all ranks
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._write(trainer, pl_module, Path(folder or trainer.default_root_dir), len(chosen["index"]))
+        publish(trainer, lambda: self._publication(len(chosen["index"])))
 
-    def _measure(self, module: LightningModule, chosen: dict[str, Tensor]) -> Measured | None:
+    def _measure(self, module: LightningModule, chosen: dict[str, Tensor]) -> NoiseTests | None:
         """Tests of the chosen images, each on one rank; None, with a note, where the network fails on one of them."""
         own = slice(rank(), None, world_size())
         index = chosen["index"][own]
@@ -161,59 +135,27 @@ class NoiseNormality(Callback):
             note_once(module, f"NoiseNormality is left out: {error or 'the network fails on an image of another rank'}")
             return None
         pvalue, kurtosis = whole["tests"][whole["index"].argsort()].movedim(0, 2).cpu()
-        return Measured.of(self.sigmas, pvalue, kurtosis)
+        return NoiseTests.of(self.sigmas, pvalue, kurtosis)
 
-    def _write(self, trainer: Trainer, module: LightningModule, folder: Path, count: int) -> None:
-        from sslinfo.reporting.information_figure import log_to, render, save
+    def _publication(self, images: int) -> Publication:
+        from sslinfo.reporting.normality_figure import draw
 
-        folder.mkdir(parents=True, exist_ok=True)
-        about = f"{count} validation images, {self.draws} draws, noise in units of normalised pixels"
-        figure = draw(self.history, about)
-        pictures = {"representation": render(figure)}
-        save(pictures["representation"], folder / "normality.png")
-        for logger in trainer.loggers:
-            log_to(logger, module, pictures, about, step_of(trainer), prefix="info/normality")
+        about = f"{images} validation images, {self.draws} draws, noise in units of normalised pixels"
+        picture = render(draw(self.history, about))
+        step, found = self.history[-1]
+        return Publication(
+            "normality",
+            tag="info/normality/settings",
+            text=f"step {step}\n\n{about}\n\n{found}",
+            files={"normality": picture},
+            panels={"info/normality/representation": picture},
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history.state_dict(lambda entry: (entry[0], entry[1]._asdict()))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history.load_state_dict(state_dict["history"], lambda entry: (entry[0], Measured(**entry[1])))
-
-
-def draw(history: Sequence[tuple[int, Measured]], about: str) -> Figure:
-    """Mean p-value, share rejected and mean absolute excess kurtosis against sigma, one curve a step.
-
-    Args:
-        history: (optimizer step, what was measured), oldest first.
-        about: what was measured with, for the title.
-    """
-    from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3)
-    figure.suptitle(f"Gaussianity of the representation under input noise: {about}, step {history[-1][0]}")
-    colours = colormaps["viridis"]
-    scale = Normalize(history[0][0], max(history[-1][0], history[0][0] + 1))
-    names = {"pvalue": "mean p-value", "rejected": "share of dimensions rejected", "kurtosis": "mean |excess kurtosis|"}
-    for axis, (name, label) in zip(panels, names.items(), strict=True):
-        for step, measured in history:
-            axis.semilogx(
-                measured.sigmas, getattr(measured, name), color=colours(scale(step)), marker=".", linewidth=1.2
-            )
-        axis.set(title=label, xlabel="noise sigma, standard deviations of the pixels", ylabel=label)
-        axis.grid(alpha=0.3)
-    panels[0].axhline(0.5, color="grey", linestyle="--", linewidth=1)
-    panels[0].set_ylim(0, 0.6)
-    panels[0].text(float(history[-1][1].sigmas[0]), 0.51, "Gaussian", color="grey", va="bottom")
-    panels[1].set_ylim(-0.02, 1.02)
-    figure.colorbar(ScalarMappable(scale, colours), ax=panels[2], label="optimizer step")
-    return figure
+        self.history.load_state_dict(state_dict["history"], lambda entry: (entry[0], NoiseTests(**entry[1])))
 
 
 @contextmanager

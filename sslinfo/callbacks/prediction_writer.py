@@ -9,6 +9,8 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sslinfo.errors import UserError
+from sslinfo.lightning_compat import datamodule_of
+from sslinfo.outputs import StepOutputs
 
 
 class PredictionWriter(Callback):
@@ -34,7 +36,7 @@ class PredictionWriter(Callback):
         self.rows: dict[str, list[np.ndarray]] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        splits = getattr(getattr(trainer, "datamodule", None), "predict_splits", None)
+        splits = getattr(datamodule_of(trainer), "predict_splits", None)
         if splits is None:
             raise UserError("PredictionWriter takes the splits from a TwoViewDataModule: pass predict(datamodule=...)")
         self.splits, self.rows = tuple(splits), {}
@@ -48,10 +50,18 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for name, tensor in outputs.items():
-            self.rows.setdefault(f"{self.splits[dataloader_idx]}_{name}", []).append(
-                tensor.float().cpu().numpy() if tensor.is_floating_point() else tensor.cpu().numpy()
-            )
+        step = StepOutputs.of(outputs)
+        if step is None:
+            raise UserError(f"PredictionWriter needs a JointEmbedding, got {type(pl_module).__name__}")
+        rows = step.whole("clean_representations", "labels", "indices")
+        assert rows.clean_representations is not None
+        arrays = {
+            "representation": rows.clean_representations.float(),
+            "label": rows.labels,
+            "index": rows.indices,
+        }
+        for name, tensor in arrays.items():
+            self.rows.setdefault(f"{self.splits[dataloader_idx]}_{name}", []).append(tensor.cpu().numpy())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sslinfo.evaluation.features import clean_features, data_of
+from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import Mean, knn_scores, label_efficiency
 from sslinfo.information import covariance_spectrum, effective_rank, logdet_entropy
+from sslinfo.lightning_compat import is_dry_run
+from sslinfo.reporting.history import History
+from sslinfo.reporting.publishing import Publication, data_of, publish, render
 
 # A longer training is thinned to at most this many points of a curve, so that nothing grows with its length.
 MOST_POINTS = 1000
@@ -41,8 +42,7 @@ class RunSummary(Callback):
     def __init__(self, labels_per_class: tuple[int, ...] = (3, 10), draws: int = 100, limit: int = 5000) -> None:
         self.labels_per_class = list(labels_per_class)
         self.draws, self.limit = draws, limit
-        self.curves: dict[str, list[tuple[int, float]]] = {}
-        self.stride = 1
+        self.curves: dict[str, History[tuple[int, float]]] = {}
         self.first_spectrum: Tensor | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,12 +51,7 @@ class RunSummary(Callback):
             self.first_spectrum = _spectrum(clean_features(data, pl_module, "val", self.limit)[0])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch % self.stride:
-            return
         self._note(trainer, "train/")
-        if max(map(len, self.curves.values()), default=0) > MOST_POINTS:
-            self.stride *= 2
-            self.curves = {name: points[::2] for name, points in self.curves.items()}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -65,18 +60,26 @@ class RunSummary(Callback):
     def _note(self, trainer: Trainer, prefix: str) -> None:
         for name, value in trainer.callback_metrics.items():
             if name.startswith(prefix) and name != "train/lr":
-                self.curves.setdefault(name, []).append((trainer.global_step, float(value)))
+                self.curves.setdefault(name, History(MOST_POINTS)).add((trainer.global_step, float(value)))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"curves": self.curves, "stride": self.stride, "first_spectrum": self.first_spectrum}
+        curves = {name: curve.state_dict(list) for name, curve in self.curves.items()}
+        return {"curves": curves, "first_spectrum": self.first_spectrum}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.curves = {name: [tuple(p) for p in points] for name, points in state_dict["curves"].items()}  # type: ignore[misc]
-        self.stride, self.first_spectrum = state_dict["stride"], state_dict["first_spectrum"]
+        self.curves = {}
+        for name, state in state_dict["curves"].items():
+            self.curves[name] = History(MOST_POINTS)
+            if isinstance(state, dict):
+                self.curves[name].load_state_dict(state, tuple)
+            else:  # of version 0.1.0: the points alone
+                for point in state:
+                    self.curves[name].add(tuple(point))
+        self.first_spectrum = state_dict["first_spectrum"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = data_of(trainer, "RunSummary")
-        if data is None or self.first_spectrum is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if data is None or self.first_spectrum is None or is_dry_run(trainer):
             return
         sets = {
             name: (
@@ -86,25 +89,29 @@ class RunSummary(Callback):
             for name, pixels in (("raw pixels", True), ("representation", False))
         }
         logs = trainer.log_dir  # asks all ranks
-        if not trainer.is_global_zero:
+        folder = publish(trainer, lambda: self._publication(sets["representation"][2].cpu()))
+        if folder is None:
             return
         columns = {}
         for name, (x, y, tx, ty) in sets.items():
             columns[name] = self.measure(x.cpu(), y.cpu(), tx.cpu(), ty.cpu(), data.num_classes)
-        folder = Path(logs or trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        spectra = {"start": self.first_spectrum, "end": _spectrum(sets["representation"][2].cpu())}
-        figure = self.draw(spectra, folder / "summary.png")
         counts = f"{len(sets['representation'][1])} training, {len(sets['representation'][3])} validation images"
         self.show(columns, counts)
-        print(f"figure: {figure}")
+        print(f"figure: {folder / 'summary.png'}")
         if logs is not None:
             print(f"to look further: tensorboard --logdir {logs}")
+
+    def _publication(self, features: Tensor) -> Publication:
+        from sslinfo.reporting.summary_figure import draw
+
+        assert self.first_spectrum is not None
+        picture = render(draw(self.curves, {"start": self.first_spectrum, "end": _spectrum(features)}))
+        return Publication("summary", tag="summary/text", files={"summary": picture}, panels={"summary/run": picture})
 
     def measure(
         self, train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, num_classes: int | None
     ) -> dict[str, str]:
-        """One column of the table: named figures of features (N, d) and (M, d)."""
+        """One column of the table: named numbers of features (N, d) and (M, d)."""
         column: dict[str, str] = {}
         known, test_known = train_labels >= 0, test_labels >= 0
         if num_classes is not None and len(train_labels[known].unique()) > 1 and bool(test_known.any()):
@@ -135,45 +142,11 @@ class RunSummary(Callback):
         console.print()
         console.print(table)
 
-    def draw(self, spectra: dict[str, Tensor], path: Path) -> Path:
-        """Draw the figure to a file."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
 
-        losses = [name for name in self.curves if name.startswith("train/")]
-        probes = [name for name in self.curves if name in ("probe/linear_top1", "probe/knn_top1")]
-        panels = len(losses) + bool(probes) + 1
-        rows = math.ceil(panels / 3)
-        figure = Figure(figsize=(12, 3.4 * rows), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = iter(figure.subplots(rows, 3, squeeze=False).ravel())
-        for name in losses:
-            axis = next(axes)
-            axis.plot(*zip(*self.curves[name], strict=True))
-            axis.set(title=name, xlabel="optimizer step", ylabel="nats" if "entropy" in name else "loss term")
-        if probes:
-            axis = next(axes)
-            for name in probes:
-                axis.plot(*zip(*self.curves[name], strict=True), marker=".", label=name.removeprefix("probe/"))
-            axis.set(title="probes on validation images", xlabel="optimizer step", ylabel="top-1 accuracy")
-            axis.legend()
-        axis = next(axes)
-        for name, spectrum in spectra.items():
-            shares = spectrum / spectrum.sum().clamp(min=1e-300)
-            axis.semilogy(range(1, len(shares) + 1), shares.clamp(min=1e-12), label=f"{name} of training")
-        axis.set(title="covariance spectrum of the representation", xlabel="eigenvalue number")
-        axis.set(ylabel="eigenvalue as a share of the variance")
-        axis.legend()
-        for axis in axes:
-            axis.set_axis_off()
-        figure.savefig(path, dpi=110)
-        return path
-
-
-def _or_undefined(figure: Callable[[], str]) -> str:
-    """A figure, or that it does not exist: for one image, or for features that are all equal."""
+def _or_undefined(number: Callable[[], str]) -> str:
+    """A number, or that it does not exist: for one image, or for features that are all equal."""
     try:
-        return figure()
+        return number()
     except ValueError:
         return "undefined"
 

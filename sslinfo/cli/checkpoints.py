@@ -14,9 +14,10 @@ import torch
 import yaml
 
 from sslinfo.errors import UserError
-from sslinfo.hyperparameters import LEFT_OUT_KEY
+from sslinfo.hyperparameters import LEFT_OUT_KEY, current_paths
 
 CALLBACKS_KEY = "sslinfo_callbacks"
+_CONFIGURATION = ("hyper_parameters", "datamodule_hyper_parameters", CALLBACKS_KEY)
 # Where a run is, not what it is: a difference from the checkpoint needs no word.
 _PLACES = ("data.root", "data.download", "data.num_workers", "data.in_memory", "data.compile_views")
 
@@ -53,8 +54,9 @@ class StoredConfig:
             raise UserError(
                 f"ckpt_path={str(path)!r} is no checkpoint of a training: weights alone go to model.weights"
             )
-        model = _as_class(checkpoint.get("hyper_parameters", {}), "sslinfo.objectives.JointEmbedding")
-        data = _as_class(checkpoint.get("datamodule_hyper_parameters", {}), "sslinfo.data.TwoViewDataModule")
+        checkpoint = {**checkpoint, **current_paths({name: checkpoint.get(name, {}) for name in _CONFIGURATION})}
+        model = _as_class(checkpoint["hyper_parameters"], "sslinfo.objectives.JointEmbedding")
+        data = _as_class(checkpoint["datamodule_hyper_parameters"], "sslinfo.data.TwoViewDataModule")
         model["init_args"].pop("weights", None)  # the checkpoint's own weights follow
         for name, part in (("model", model), ("data", data)):
             for option, path_of_class in _references(part, name):
@@ -65,7 +67,7 @@ class StoredConfig:
                     )
         callbacks = [
             entry
-            for entry in checkpoint.get(CALLBACKS_KEY, [])
+            for entry in checkpoint[CALLBACKS_KEY] or []
             if isinstance(entry, dict)
             # `predict` brings its own, whose file the user chose.
             and not str(entry.get("class_path")).endswith("PredictionWriter")

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from sslinfo.callbacks import InformationMonitor, LinearProbe
@@ -24,6 +24,7 @@ from sslinfo.cli.errors import explain
 from sslinfo.cli.results import results_table
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
+from sslinfo.lightning_compat import CommandLine, is_dry_run
 from sslinfo.objectives import JointEmbedding
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -69,7 +70,7 @@ class SaveConfig(SaveConfigCallback):
         checkpoint[CALLBACKS_KEY] = callbacks if isinstance(callbacks, list) else [callbacks]
 
 
-class Cli(LightningCLI):
+class Cli(CommandLine):
     """LightningCLI whose checkpoints inform the command line instead of overruling it."""
 
     def __init__(self, *args: Any, stored: StoredConfig | None = None, **kwargs: Any) -> None:
@@ -79,8 +80,7 @@ class Cli(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"data": {"class_path": "sslinfo.data.TwoViewDataModule"}})
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+    def add_subcommand_arguments(self, parser: LightningArgumentParser, subcommand: str) -> None:
         if subcommand == "predict":
             parser.add_argument(
                 "--output",
@@ -88,13 +88,9 @@ class Cli(LightningCLI):
                 default="representations.npz",
                 help="file that takes the representations, labels and indices of each split",
             )
-        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
-
-    def _parse_ckpt_path(self) -> None:
-        """The checkpoint's configuration was the first to be read (see ``main``): nothing overrules the user here."""
 
     def before_instantiate_classes(self) -> None:
         self._keep_last_of_each_callback()
@@ -122,7 +118,7 @@ class Cli(LightningCLI):
 
     def plain_options(self) -> dict[str, Any]:
         """The subcommand's configuration as strings, numbers, lists and dicts."""
-        return yaml.safe_load(self._parser(self.subcommand).dump(self._options(), skip_none=False))
+        return yaml.safe_load(self.parser_of(self.subcommand).dump(self._options(), skip_none=False))
 
     def _options(self) -> Namespace:
         assert self.subcommand is not None
@@ -131,7 +127,7 @@ class Cli(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if is_dry_run(trainer):
             # save_last writes a file even then, and `--ckpt_path last` would find the trial instead of the training.
             callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         if self.subcommand == "test" and not any(isinstance(c, LinearProbe) for c in callbacks):

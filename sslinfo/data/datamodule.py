@@ -22,6 +22,7 @@ from sslinfo.data.views import Preset, View, Views, views_preset
 from sslinfo.distributed import world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import plain_hyperparameters
+from sslinfo.lightning_compat import batch_in_work, no_batch_yet
 
 # Mean and standard deviation of the training images of each set, channel by channel, in [0, 1]: published constants.
 NORMALIZATION = {
@@ -131,7 +132,7 @@ class TwoViewDataModule(LightningDataModule):
             fetch(self.dataset, self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        if self.trainer is not None and self.trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0:
+        if self.trainer is not None and no_batch_yet(self.trainer):
             self.progress.resume(0, 0)  # another training; one from a checkpoint says later where it is
         if not self.stores:
             self._make_stores()
@@ -303,9 +304,8 @@ class TwoViewDataModule(LightningDataModule):
         """Where training is: what the loader has handed out may be ahead of what was trained on."""
         if self.trainer is None:
             return {}
-        loop: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         epoch, batches = self.progress.epoch, self.progress.batches
-        if self.progress.moved and loop.ready > loop.processed:
+        if self.progress.moved and batch_in_work(self.trainer):
             batches -= 1
         if batches >= self.trainer.num_training_batches:
             epoch, batches = epoch + 1, 0

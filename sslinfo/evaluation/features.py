@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from sslinfo.data.datamodule import Split, TwoViewDataModule
 from sslinfo.distributed import gather_uneven
-from sslinfo.reporting.publishing import note_once
 
 
 @torch.no_grad()
@@ -50,12 +48,3 @@ def clean_features(
     whole = gather_uneven({name: torch.cat(parts) for name, parts in rows.items()})
     order = whole["index"].argsort()
     return whole["features"][order], whole["label"][order]
-
-
-def data_of(trainer: Trainer, wanted_by: str) -> TwoViewDataModule | None:
-    """The trainer's TwoViewDataModule, None (with a note naming who wanted it) if it has another kind of data."""
-    data = getattr(trainer, "datamodule", None)
-    if isinstance(data, TwoViewDataModule):
-        return data
-    note_once(trainer.lightning_module, f"{wanted_by} is off: it needs a TwoViewDataModule")
-    return None

@@ -1,7 +1,7 @@
 """Objectives: each is an entropy half and a conditional half."""
 
 from sslinfo.objectives.barlow_twins import BarlowTwins, barlow_twins_loss
-from sslinfo.objectives.base import JointEmbedding
+from sslinfo.objectives.base import JointEmbedding, by_view
 from sslinfo.objectives.byol import BYOL, byol_loss
 from sslinfo.objectives.entropy import EntropyHalf, LogDet, PairDist, SIGReg, VarianceCovariance, VonNeumann
 from sslinfo.objectives.frozen import Frozen
@@ -30,6 +30,7 @@ __all__ = [
     "VarianceCovariance",
     "VonNeumann",
     "barlow_twins_loss",
+    "by_view",
     "byol_loss",
     "moco_loss",
     "moco_queue_loss",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,10 +19,26 @@ from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters
 from sslinfo.information import UndefinedEstimate
+from sslinfo.lightning_compat import datamodule_of, is_dry_run
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
+from sslinfo.outputs import OUTPUTS, StepOutputs
 from sslinfo.precision import full_precision
+
+
+def view_names(role: str, views: int) -> list[str]:
+    """Names of the arguments of ``loss`` that hold one tensor for each view.
+
+    >>> view_names("z", 3)
+    ['z1', 'z2', 'z3']
+    """
+    return [f"{role}{number}" for number in range(1, views + 1)]
+
+
+def by_view(role: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Tensors of the views under the names by which ``loss`` takes them."""
+    return dict(zip(view_names(role, len(tensors)), tensors, strict=True))
 
 
 class JointEmbedding(LightningModule):
@@ -31,8 +46,7 @@ class JointEmbedding(LightningModule):
 
     A subclass writes ``loss`` for whole-batch embeddings as if there were one device. The base class makes the
     embeddings, gathers them over ranks with gradient, calls ``loss`` in float32 with autocast off, logs every term as
-    ``train/<term>`` and ``val/<term>``, and hands callbacks the representations, embeddings and labels of the whole
-    batch as the outputs of ``training_step`` and ``validation_step``.
+    ``train/<term>`` and ``val/<term>``, and hands callbacks a :class:`~sslinfo.outputs.StepOutputs` of each step.
 
     An entropy half given as ``entropy`` is added to the loss, whatever the objective: it acts on the projections z1,
     z2, ... of the whole batch, and its terms are logged with the others. (VICReg's takes the place of its own.)
@@ -63,6 +77,7 @@ class JointEmbedding(LightningModule):
     """
 
     adds_entropy = True  # False in an objective whose own loss holds the entropy half
+    counts_clusters: str | None = None  # the term that says how many clusters an objective assigns the images to
 
     def __init__(
         self,
@@ -112,13 +127,16 @@ class JointEmbedding(LightningModule):
     def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         """Embeddings of the views: ``{"z1": (N, d), "z2": (N, d), ...}``, the projector of the backbone of each.
 
-        A subclass may return more, each a tensor of N rows; every entry becomes an argument of ``loss``.
+        A subclass may return more, each a tensor of N rows; every entry becomes an argument of ``loss``. What callbacks
+        and an added entropy half know as the projections are z1, z2, ..., one for each view.
         """
-        return {f"z{number}": self.projector(self.backbone(view)) for number, view in enumerate(views, start=1)}
+        return by_view("z", [self.projector(self.backbone(view)) for view in views])
 
-    def loss(self, **embeddings: Tensor) -> dict[str, Tensor]:
-        """Named 0-d terms, "loss" among them, of the whole batch's embeddings. A subclass must define it."""
-        raise NotImplementedError(f"{type(self).__name__} must define loss(self, z1, z2)")
+    # Named 0-d terms, "loss" among them, of the whole batch's embeddings, which are its arguments by name.
+    loss: Callable[..., dict[str, Tensor]]
+
+    def after_loss(self, embeddings: Mapping[str, Tensor]) -> None:
+        """Called in training when the loss is known, with the whole batch's embeddings, detached: queues."""
 
     def after_optimizer_step(self, step: int, total: float) -> None:
         """Called when optimizer step ``step`` (from 0) of ``total`` is done, before anything is saved: EMA targets."""
@@ -133,9 +151,7 @@ class JointEmbedding(LightningModule):
         """Representations (N, num_features) of images (N, C, H, W)."""
         return self.backbone(images)
 
-    def objective(
-        self, views: Sequence[Tensor], keep: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def objective(self, views: Sequence[Tensor], keep: Tensor | None = None) -> tuple[dict[str, Tensor], StepOutputs]:
         """Terms of the loss of the whole batch, and what it was computed from.
 
         Args:
@@ -143,16 +159,15 @@ class JointEmbedding(LightningModule):
             keep: (n,) which rows count; the ranks may then keep different numbers of rows, and no gradient flows.
 
         Returns:
-            The named terms; and ``{"representations": [(N, num_features), ...], "embeddings": {name: (N, d)}}``,
-            detached, of the whole batch of N rows.
+            The named terms; and this rank's representations and embeddings, without labels and indices.
         """
-        whole, outputs = self._whole_batch(views, keep)
-        return self._terms(whole), outputs
+        whole, outputs = self._embedded(views, keep)
+        terms = self._terms(whole, len(views))
+        outputs.clusters = self._clusters(terms)
+        return terms, outputs
 
-    def _whole_batch(
-        self, views: Sequence[Tensor], keep: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Embeddings of all ranks in float32 or wider, and what callbacks are given of the batch."""
+    def _embedded(self, views: Sequence[Tensor], keep: Tensor | None = None) -> tuple[dict[str, Tensor], StepOutputs]:
+        """Embeddings of all ranks in float32 or wider, and this rank's outputs."""
         seen: list[Tensor] = []
         hook = self.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
         try:
@@ -162,81 +177,87 @@ class JointEmbedding(LightningModule):
         if len(seen) == 1 and len(views) > 1 and len(seen[0]) == len(views) * len(views[0]):
             seen = list(seen[0].chunk(len(views)))
         with full_precision(self.device):
-            wide = {
+            own = {
                 name: z.float() if z.dtype in (torch.bfloat16, torch.float16) else z for name, z in embeddings.items()
             }
-            extra = {f"representation{number}": h for number, h in enumerate(seen)}
             if keep is None:
-                whole = gather(wide)
-                extra = gather(extra)
+                whole = gather(own)
             else:
-                kept = gather_uneven({name: z[keep] for name, z in {**wide, **extra}.items()})
-                whole = {name: kept[name] for name in wide}
-                extra = {name: kept[name] for name in extra}
-        outputs = {
-            "representations": list(extra.values()),
-            "embeddings": {name: z.detach() for name, z in whole.items()},
-        }
+                seen = [h[keep] for h in seen]
+                own = {name: z.detach()[keep] for name, z in own.items()}
+                whole = gather_uneven(own)
+        rows = next(iter(own.values()))
+        none = torch.full((len(rows),), -1, device=rows.device)
+        outputs = StepOutputs(
+            labels=none,
+            indices=none,
+            representations=tuple(seen),
+            embeddings={name: z.detach() for name, z in own.items()},
+            projected=tuple(name for name in view_names("z", len(views)) if name in own),
+            uneven=keep is not None,
+            gathered={"embeddings": {name: z.detach() for name, z in whole.items()}},
+        )
         return whole, outputs
 
-    def _terms(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _terms(self, whole: Mapping[str, Tensor], views: int) -> dict[str, Tensor]:
         """The loss and its terms, with autocast off."""
         self._check_arguments(whole)
         with full_precision(self.device):
             terms = self.loss(**whole)
             if self.entropy is not None and self.adds_entropy:
-                terms = self._add_entropy(terms, whole)
+                terms = self._add_entropy(terms, whole, views)
         if not isinstance(terms, Mapping) or not isinstance(terms.get("loss"), Tensor) or terms["loss"].dim() != 0:
             raise UserError(f"{type(self).__name__}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
         return dict(terms)
 
+    def _clusters(self, terms: Mapping[str, Tensor]) -> Tensor | None:
+        return None if self.counts_clusters is None else terms[self.counts_clusters].detach()
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         self._accumulated += 1
         terms, outputs = self.objective(batch["views"])
-        count = len(batch["index"])
+        outputs.labels, outputs.indices = batch["label"], batch["index"]
+        count = len(outputs.indices)
         for name, term in terms.items():
             self.log(f"train/{name}", term.detach(), prog_bar=name == "loss", batch_size=count)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=1)  # type: ignore[union-attr]
         if batch.get("skipped"):
             skipped = float(batch["skipped"])
             self.log("data/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum", batch_size=1)
-        about = gather({"label": batch["label"], "index": batch["index"]})
-        return {"loss": terms["loss"], **outputs, **about}
+        self.after_loss(outputs.gathered["embeddings"])
+        return {"loss": terms["loss"], OUTPUTS: outputs}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        keep = batch["keep"]
-        outputs: dict[str, Any] = gather_uneven(
-            {
-                "clean": self.backbone(batch["clean"]).detach()[keep],
-                "label": batch["label"][keep],
-                "index": batch["index"][keep],
-            }
-        )
-        count = len(outputs["index"])
-        whole, more = self._whole_batch(batch["views"], keep)
-        outputs.update(more)
+        clean = self._of_clean_images(batch)
+        whole, outputs = self._embedded(batch["views"], batch["keep"])
+        outputs.labels, outputs.indices = clean.labels, clean.indices
+        outputs.clean_representations = clean.clean_representations
+        count = len(next(iter(whole.values())))
         if count > 1:
             try:
-                terms = self._terms(whole)
+                terms = self._terms(whole, len(batch["views"]))
             except UndefinedEstimate as error:
                 # The last batch of a set may be too small for a statistic; the others are not lost for that.
                 rank_zero_warn(f"a validation batch of {count} images is left out of val/loss: {error}")
-                return outputs
+                return {OUTPUTS: outputs}
             self.log_dict({f"val/{name}": term for name, term in terms.items()}, batch_size=count)
-        return outputs
+            outputs.clusters = self._clusters(terms)
+        return {OUTPUTS: outputs}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        return self.predict_step(batch, batch_idx, dataloader_idx)
+        return {OUTPUTS: self._of_clean_images(batch)}
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Representations, labels and indices of the clean images of all ranks."""
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
+        return self._of_clean_images(batch)
+
+    def _of_clean_images(self, batch: Mapping[str, Any]) -> StepOutputs:
+        """Representations, labels and indices of the images without augmentation that count."""
         keep = batch["keep"]
-        return gather_uneven(
-            {
-                "representation": self.backbone(batch["clean"]).detach()[keep],
-                "label": batch["label"][keep],
-                "index": batch["index"][keep],
-            }
+        return StepOutputs(
+            labels=batch["label"][keep],
+            indices=batch["index"][keep],
+            clean_representations=self.backbone(batch["clean"]).detach()[keep],
+            uneven=True,
         )
 
     def configure_optimizers(self) -> Any:
@@ -244,7 +265,7 @@ class JointEmbedding(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         accumulate = self.trainer.accumulate_grad_batches
         config = self.optimizer_config
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if is_dry_run(self.trainer):
             config = replace(config, warmup_steps=0)  # a dry run is shorter than any warm-up
         optimizer = build_optimizer(self, config, self.effective_batch, self.constant_rate_modules())
         epoch = self.trainer.num_training_batches / accumulate
@@ -260,12 +281,8 @@ class JointEmbedding(LightningModule):
     @property
     def effective_batch(self) -> int:
         """Samples behind one optimizer step: per-device batch x devices x nodes x accumulated batches."""
-        source = self.trainer.datamodule if getattr(self.trainer, "datamodule", None) is not None else None  # type: ignore[attr-defined]
-        if source is not None:
-            per_device = source.batch_size
-        else:
-            loader = self.trainer.train_dataloader
-            per_device = getattr(loader, "batch_size", None)
+        source: Any = datamodule_of(self.trainer) or self.trainer.train_dataloader
+        per_device = getattr(source, "batch_size", None)
         if per_device is None:
             raise UserError("the batch size is unknown: pass a TwoViewDataModule or a DataLoader with batch_size")
         return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
@@ -273,7 +290,7 @@ class JointEmbedding(LightningModule):
     def setup(self, stage: str) -> None:
         # What is logged is of the whole batch or set and the same on all ranks: there is nothing to reduce.
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
-        data = getattr(self.trainer, "datamodule", None)
+        data = datamodule_of(self.trainer)
         channels = getattr(data, "channels", self.in_channels)
         if self.in_channels is not None and channels != self.in_channels:
             raise UserError(
@@ -311,7 +328,7 @@ class JointEmbedding(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["sslinfo_seed"] = self.seed
         checkpoint["sslinfo_accumulated"] = self._accumulated
-        left_out = getattr(getattr(self.trainer, "datamodule", None), "left_out", None)
+        left_out = getattr(datamodule_of(self.trainer), "left_out", None)
         missing = ["data.dataset"] if left_out is None else [f"data.{name}" for name in left_out]
         checkpoint[LEFT_OUT_KEY] = [f"model.{name}" for name in self.left_out] + missing
 
@@ -325,6 +342,8 @@ class JointEmbedding(LightningModule):
             )
 
     def _check_arguments(self, embeddings: Mapping[str, Tensor]) -> None:
+        if not hasattr(self, "loss"):
+            raise NotImplementedError(f"{type(self).__name__} must define loss(self, z1, z2)")
         try:
             inspect.signature(self.loss).bind(**embeddings)
         except TypeError as error:
@@ -333,8 +352,15 @@ class JointEmbedding(LightningModule):
                 "set data.views to as many views as the loss takes, or change embed"
             ) from error
 
-    def _add_entropy(self, terms: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _add_entropy(
+        self, terms: Mapping[str, Tensor], embeddings: Mapping[str, Tensor], views: int
+    ) -> dict[str, Tensor]:
         assert self.entropy is not None
-        projections = [z for name, z in embeddings.items() if re.fullmatch(r"z\d+", name)]
-        half = self.entropy(*[self.entropy.prepare(z) for z in projections])
+        missing = [name for name in view_names("z", views) if name not in embeddings]
+        if missing:
+            raise UserError(
+                f"entropy={type(self.entropy).__name__} acts on the projections {', '.join(view_names('z', views))}, "
+                f"and {type(self).__name__}.embed gives {', '.join(embeddings)}: name them so"
+            )
+        half = self.entropy(*[self.entropy.prepare(embeddings[name]) for name in view_names("z", views)])
         return {**half, **terms, "loss": terms["loss"] + half["loss"]}

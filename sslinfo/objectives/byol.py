@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslinfo.errors import UserError
+from sslinfo.objectives.base import by_view
 from sslinfo.objectives.predictive import WithTarget, predictor_head
 
 
@@ -65,8 +66,8 @@ class BYOL(WithTarget):
 
     def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         z = super().embed(views)
-        predictions = {name.replace("z", "p"): self.predictor(value) for name, value in z.items()}
-        return {**z, **predictions, **self.targets(views, "t")}
+        predictions = by_view("p", [self.predictor(value) for value in z.values()])
+        return {**z, **predictions, **by_view("t", self.targets(views))}
 
-    def loss(self, z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor, t1: Tensor, t2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss(self, z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor, t1: Tensor, t2: Tensor) -> dict[str, Tensor]:
         return byol_loss(p1, p2, t1, t2)

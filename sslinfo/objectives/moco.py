@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sslinfo.distributed import gather
 from sslinfo.errors import UserError
 from sslinfo.models import RingQueue
+from sslinfo.objectives.base import by_view
 from sslinfo.objectives.predictive import WithTarget, predictor_head
 
 
@@ -134,10 +135,10 @@ class MoCo(WithTarget):
 
     def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         z = super().embed(views)
-        queries = {name.replace("z", "q"): self.predictor(value) for name, value in z.items()}
-        return {**z, **queries, **self.targets(views, "k")}
+        queries = by_view("q", [self.predictor(value) for value in z.values()])
+        return {**z, **queries, **by_view("k", self.targets(views))}
 
-    def loss(self, z1: Tensor, z2: Tensor, q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss(self, z1: Tensor, z2: Tensor, q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor) -> dict[str, Tensor]:
         if not self.queues:
             return moco_loss(q1, q2, k1, k2, self.temperature)
         queue1, queue2 = (queue.contents() for queue in self.queues)  # type: ignore[operator]
@@ -146,12 +147,14 @@ class MoCo(WithTarget):
         return moco_queue_loss(q1, q2, k1, k2, queue1, queue2, self.temperature, own)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        if self.images is None:
-            return super().training_step(batch, batch_idx)
-        self._index = gather({"index": batch["index"]})["index"]
-        outputs = super().training_step(batch, batch_idx)
+        if self.images is not None:
+            self._index = gather({"index": batch["index"]})["index"]
+        return super().training_step(batch, batch_idx)
+
+    def after_loss(self, embeddings: Mapping[str, Tensor]) -> None:
+        if self.images is None or self._index is None:
+            return
         for queue, name in zip(self.queues, ("k1", "k2"), strict=True):
-            queue.push(F.normalize(outputs["embeddings"][name], dim=1))  # type: ignore[operator]
+            queue.push(F.normalize(embeddings[name], dim=1))  # type: ignore[operator]
         self.images.push(self._index[:, None])
         self._index = None
-        return outputs

@@ -47,6 +47,6 @@ class WithTarget(JointEmbedding):
         self.target.update(momentum, self.backbone, self.projector)
         self.log("train/ema_momentum", momentum, batch_size=1)
 
-    def targets(self, views: Sequence[Tensor], name: str) -> dict[str, Tensor]:
-        """``{name1: (N, d), name2: ...}``, the target network's embeddings of the views, without gradient."""
-        return {f"{name}{number}": self.target(view) for number, view in enumerate(views, start=1)}
+    def targets(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """The target network's embeddings (N, d) of each view, without gradient."""
+        return [self.target(view) for view in views]

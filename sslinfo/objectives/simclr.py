@@ -57,5 +57,5 @@ class SimCLR(JointEmbedding):
             raise UserError(f"temperature must be positive, got {temperature}")
         self.temperature = temperature
 
-    def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
         return nt_xent_loss(z1, z2, self.temperature)

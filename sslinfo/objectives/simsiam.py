@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslinfo.errors import UserError
-from sslinfo.objectives.base import JointEmbedding
+from sslinfo.objectives.base import JointEmbedding, by_view
 from sslinfo.objectives.predictive import predictor_head
 
 
@@ -66,7 +66,7 @@ class SimSiam(JointEmbedding):
 
     def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
         z = super().embed(views)
-        return {**z, **{name.replace("z", "p"): self.predictor(value) for name, value in z.items()}}
+        return {**z, **by_view("p", [self.predictor(value) for value in z.values()])}
 
-    def loss(self, z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss(self, z1: Tensor, z2: Tensor, p1: Tensor, p2: Tensor) -> dict[str, Tensor]:
         return simsiam_loss(p1, p2, z1, z2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslinfo.errors import UserError
+from sslinfo.lightning_compat import has_trainer
 from sslinfo.models import RingQueue
 from sslinfo.objectives.base import JointEmbedding
 
@@ -101,6 +103,8 @@ class SwAV(JointEmbedding):
     (['loss', 'used'], True)
     """
 
+    counts_clusters = "used"
+
     def __init__(
         self,
         prototypes: int = 3000,
@@ -132,19 +136,17 @@ class SwAV(JointEmbedding):
     def _normalize_prototypes(self) -> None:
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
-    def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
         # In training alone: what an evaluation says of a checkpoint does not depend on the epoch it is run in.
         queues: list[Tensor] = []
-        if self.queues and self.training and self._trainer is not None and self.current_epoch >= self.queue_start_epoch:
+        if self.queues and self.training and has_trainer(self) and self.current_epoch >= self.queue_start_epoch:
             queues = [queue.contents() for queue in self.queues]  # type: ignore[operator]
         prototypes = self.prototypes.weight.to(z1.dtype)
         return swav_loss(z1, z2, prototypes, self.temperature, self.epsilon, self.iterations, *queues)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        outputs = super().training_step(batch, batch_idx)
+    def after_loss(self, embeddings: Mapping[str, Tensor]) -> None:
         for queue, name in zip(self.queues, ("z1", "z2"), strict=False):
-            queue.push(F.normalize(outputs["embeddings"][name], dim=1))  # type: ignore[operator]
-        return outputs
+            queue.push(F.normalize(embeddings[name], dim=1))  # type: ignore[operator]
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if self.current_epoch < self.freeze_prototypes_epochs:

@@ -11,12 +11,17 @@ from sslinfo.objectives.base import JointEmbedding
 from sslinfo.objectives.entropy import EntropyHalf, VarianceCovariance
 
 
-def vicreg_loss(z1: Tensor, z2: Tensor, entropy: EntropyHalf, invariance: float = 25.0) -> dict[str, Tensor]:
+def vicreg_loss(
+    z1: Tensor, z2: Tensor, entropy: EntropyHalf | None = None, invariance: float = 25.0
+) -> dict[str, Tensor]:
     """invariance * E (z1 - z2)^2 (mean over samples and dimensions) plus the loss of the entropy half.
+
+    Without further arguments it is VICReg as published (arXiv:2105.04906, Algorithm 1): weights 25, 25 and 1.
 
     Args:
         z1, z2: embeddings of the two views, the whole batch, (N, d).
-        entropy: the entropy half; its ``prepare`` is applied to both views first, for both terms.
+        entropy: the entropy half, VarianceCovariance() without one; its ``prepare`` is applied to both views first, for
+            both terms.
         invariance: weight of the invariance.
 
     Returns:
@@ -24,10 +29,11 @@ def vicreg_loss(z1: Tensor, z2: Tensor, entropy: EntropyHalf, invariance: float 
 
     >>> import torch
     >>> z = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
-    >>> terms = vicreg_loss(z, z + 0.1, VarianceCovariance())
+    >>> terms = vicreg_loss(z, z + 0.1)
     >>> {name: round(term.item(), 4) for name, term in terms.items()}
     {'loss': 0.25, 'invariance': 0.01, 'variance': 0.0, 'covariance': 0.0}
     """
+    entropy = VarianceCovariance() if entropy is None else entropy
     z1, z2 = entropy.prepare(z1), entropy.prepare(z2)
     distance = (z1 - z2).square().mean()
     half = entropy(z1, z2)
@@ -56,6 +62,6 @@ class VICReg(JointEmbedding):
         super().__init__(entropy=entropy if entropy is not None else VarianceCovariance(), **kwargs)
         self.invariance = invariance
 
-    def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
         assert self.entropy is not None
         return vicreg_loss(z1, z2, self.entropy, self.invariance)

@@ -1,26 +1,20 @@
-"""The pictures of InformationMonitor, and how loggers take them."""
+"""The pictures of InformationMonitor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import numpy
 import torch
-from lightning.pytorch import LightningModule
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from sslinfo.information import Moments
-from sslinfo.reporting.publishing import note_once
-
-Picture = numpy.ndarray[Any, numpy.dtype[numpy.uint8]]
+from sslinfo.reporting.publishing import Picture
 
 PANELS = ("spectrum", "covariance", "standard_deviations")
 MOST_PIXELS = 256  # of a side of the covariance's image
@@ -67,35 +61,7 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
     return figure
 
 
-def render(figure: Figure) -> Picture:
-    """The figure's pixels (H, W, 3), drawn once for the file and all loggers."""
-    figure.canvas.draw()  # type: ignore[attr-defined]
-    return numpy.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
-
-
 def panels(picture: Picture) -> dict[str, Picture]:
     """The parts of the figure by name, each a picture of a size that a logger's cards show."""
     width = picture.shape[1] // len(PANELS)
     return {name: picture[:, number * width : (number + 1) * width] for number, name in enumerate(PANELS)}
-
-
-def save(picture: Picture, path: Path) -> None:
-    """Write a PNG file."""
-    Image.fromarray(picture).save(path)
-
-
-def log_to(
-    logger: Any, module: LightningModule, pictures: Mapping[str, Picture], text: str, step: int, prefix: str = "info"
-) -> None:
-    """Give the pictures by name and the text to a logger that takes them; say once which does not."""
-    experiment: Any = getattr(logger, "experiment", None)
-    if hasattr(experiment, "add_image"):
-        for name, picture in pictures.items():
-            experiment.add_image(f"{prefix}/{name}", picture, step, dataformats="HWC")
-        experiment.add_text(f"{prefix}/settings", "```\n" + text + "\n```", step)
-    elif hasattr(logger, "log_image"):
-        for name, picture in pictures.items():
-            logger.log_image(f"{prefix}/{name}", [picture], step=step)
-        note_once(module, f"{type(logger).__name__} takes the pictures; the table of settings is in the run's folder")
-    else:
-        note_once(module, f"{type(logger).__name__} takes no pictures: they are files in the run's folder")

@@ -1,11 +1,110 @@
-"""How what a diagnostic found reaches people: numbers in the logs, notes in the terminal."""
+"""How what a diagnostic found reaches people: numbers in the logs, text and pictures in files and loggers, notes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from sslinfo.data import TwoViewDataModule
+from sslinfo.lightning_compat import datamodule_of, is_dry_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Picture = numpy.ndarray[Any, numpy.dtype[numpy.uint8]]
+
+
+@dataclass
+class Publication:
+    """What a diagnostic has to show after one measurement.
+
+    Attributes:
+        name: of the diagnostic; its text is ``<name>.txt`` in the run's folder.
+        tag: under which loggers take the text.
+        text: as a person reads it; lines that stand below one another keep their columns.
+        files: pictures (H, W, 3) of the run's folder, by file name without ending.
+        panels: pictures (H, W, 3) for the loggers, by tag.
+        histograms: values (n,) for the loggers that draw them, by tag.
+    """
+
+    name: str
+    tag: str
+    text: str = ""
+    files: Mapping[str, Picture] = field(default_factory=dict)
+    panels: Mapping[str, Picture] = field(default_factory=dict)
+    histograms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def publish(trainer: Trainer, make: Callable[[], Publication]) -> Path | None:
+    """Write a diagnostic's text and pictures into the run's folder and give them to every logger.
+
+    Every rank has to call it. It happens on rank 0 and in no dry run, and only there is ``make`` called.
+
+    Returns:
+        The run's folder where something was written, else None.
+    """
+    logs = trainer.log_dir  # asks all ranks
+    if not trainer.is_global_zero or is_dry_run(trainer):
+        return None
+    folder, made, step = Path(logs or trainer.default_root_dir), make(), step_of(trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    if made.text:
+        (folder / f"{made.name}.txt").write_text(made.text.rstrip("\n") + "\n")
+    for name, picture in made.files.items():
+        save(picture, folder / f"{name}.png")
+    for logger in trainer.loggers:
+        _give(logger, made, trainer.lightning_module, step)
+    return folder
+
+
+def _give(logger: Any, made: Publication, module: LightningModule, step: int) -> None:
+    """What a logger takes of it; what it does not take is said once."""
+    experiment: Any = getattr(logger, "experiment", None)
+    if hasattr(experiment, "add_image"):
+        for tag, picture in made.panels.items():
+            experiment.add_image(tag, picture, step, dataformats="HWC")
+        for tag, values in made.histograms.items():
+            experiment.add_histogram(tag, values, step)
+        if made.text:
+            columns = "\n" in made.text.strip()
+            experiment.add_text(made.tag, f"```\n{made.text}\n```" if columns else made.text, step)
+        return
+    if not made.panels:
+        return
+    if hasattr(logger, "log_image"):
+        for tag, picture in made.panels.items():
+            logger.log_image(tag, [picture], step=step)
+        note_once(module, f"{type(logger).__name__} takes the pictures; the text beside them is in the run's folder")
+    else:
+        note_once(module, f"{type(logger).__name__} takes no pictures: they are files in the run's folder")
+
+
+def render(figure: Figure) -> Picture:
+    """The pixels (H, W, 3) of a matplotlib figure, drawn once for the file and all loggers."""
+    figure.canvas.draw()  # type: ignore[attr-defined]
+    return numpy.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
+def data_of(trainer: Trainer, wanted_by: str) -> TwoViewDataModule | None:
+    """The trainer's TwoViewDataModule, None (with a note naming who wanted it) if it has another kind of data."""
+    data = datamodule_of(trainer)
+    if isinstance(data, TwoViewDataModule):
+        return data
+    note_once(trainer.lightning_module, f"{wanted_by} is off: it needs a TwoViewDataModule")
+    return None
+
+
+def save(picture: Picture, path: Path) -> None:
+    """Write a PNG file."""
+    Image.fromarray(picture).save(path)
 
 
 def step_of(trainer: Trainer) -> int:

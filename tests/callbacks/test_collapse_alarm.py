@@ -20,8 +20,9 @@ from sslinfo.callbacks import CollapseAlarm
 from sslinfo.callbacks.collapse_alarm import Evidence, tight_clusters
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
-from sslinfo.objectives import JointEmbedding, SwAV, VarianceCovariance, VICReg
+from sslinfo.objectives import JointEmbedding, SwAV, VarianceCovariance, VICReg, by_view
 from sslinfo.optim import OptimizerConfig
+from sslinfo.outputs import StepOutputs
 
 
 class Invariance(JointEmbedding):
@@ -163,13 +164,14 @@ def test_clusters_in_use(used: float, expected: str | None) -> None:
 def feed(alarm: CollapseAlarm, batches: list[tuple[int, tuple[Tensor, ...]]]) -> Any:
     from types import SimpleNamespace
 
-    trainer = SimpleNamespace(global_step=0, callback_metrics={}, loggers=[], should_stop=False, is_global_zero=True)
+    trainer = SimpleNamespace(
+        global_step=0, loggers=[], should_stop=False, is_global_zero=True, log_dir=None, fast_dev_run=True
+    )
     for step, views in batches:
         trainer.global_step = step
-        outputs = {
-            "representations": list(views),
-            "embeddings": {f"z{number}": z for number, z in enumerate(views, start=1)},
-        }
+        rows = torch.arange(len(views[0]) if views else 0)
+        outputs = StepOutputs(rows, rows, embeddings=by_view("z", views))
+        outputs.projected = tuple(outputs.embeddings)
         alarm.on_train_batch_end(trainer, None, outputs, None, 0)  # type: ignore[arg-type]
     return trainer
 

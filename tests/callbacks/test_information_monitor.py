@@ -8,6 +8,7 @@ import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -29,9 +30,10 @@ from sslinfo.information import Moments
 from sslinfo.information.measure import measure
 from sslinfo.information.quantities import Report
 from sslinfo.models import conv4
-from sslinfo.objectives import Frozen, JointEmbedding, LogDet, VICReg
+from sslinfo.objectives import Frozen, JointEmbedding, LogDet, VICReg, by_view
 from sslinfo.optim import OptimizerConfig
-from sslinfo.reporting import information_figure
+from sslinfo.outputs import StepOutputs
+from sslinfo.reporting import information_figure, publishing
 
 LAYERS = ("representation", "embedding")
 MODULES = ("backbone.layers.2", "projector.0")
@@ -93,7 +95,7 @@ def validate_and_train(rank: int, world_size: int, sizes: tuple[int, int], dtype
     model, out = module(dtype), []
     monitor = InformationMonitor(samples=100, modules=MODULES)
     trainer = rank_trainer(rank, world_size, callbacks=[monitor])
-    with Unwritten():
+    with unwritten():
         trainer.validate(model, datamodule=digits(sizes[0]), verbose=False)
         out.append((values(monitor.reports), about(monitor.reports), logged(trainer)))
         monitor = InformationMonitor(every_n_steps=2, window=2, samples=100, modules=MODULES)
@@ -107,14 +109,9 @@ def logged(trainer: Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items() if "info/" in name}
 
 
-class Unwritten:
+def unwritten() -> Any:
     """No picture is drawn or saved in here: what is drawn has tests of its own."""
-
-    def __enter__(self) -> None:
-        self.write, InformationMonitor._write = InformationMonitor._write, lambda *args: None  # type: ignore[method-assign]
-
-    def __exit__(self, *args: Any) -> None:
-        InformationMonitor._write = self.write  # type: ignore[method-assign]
+    return mock.patch("sslinfo.callbacks.information_monitor.publish", return_value=None)
 
 
 # Batches of validation and of training: the latter make global batches of 48 on any number of ranks.
@@ -171,7 +168,7 @@ def validate_three_views(rank: int, world_size: int, batch_size: int) -> tuple[A
     data = TwoViewDataModule("digits", batch_size=batch_size, views=[VIEW] * 3, val_fraction=VAL_FRACTION, seed=1)
     monitor = InformationMonitor(samples=100)
     trainer = rank_trainer(rank, world_size, callbacks=[monitor])
-    with Unwritten():
+    with unwritten():
         trainer.validate(model, datamodule=data, verbose=False)
     return values(monitor.reports), about(monitor.reports), logged(trainer)
 
@@ -204,8 +201,8 @@ def test_logged_names_are_prefix_layer_quantity_and_values_those_of_the_reports(
 
 def keep_the_best(rank: int, world_size: int, folder: str) -> tuple[Any, ...]:
     saved: list[str] = []
-    save = information_figure.save
-    information_figure.save = lambda picture, path: (saved.append(path.name), save(picture, path))[1]
+    save = publishing.save
+    publishing.save = lambda picture, path: (saved.append(path.name), save(picture, path))[1]
     try:
         monitor = InformationMonitor(every_n_steps=0)
         best = ModelCheckpoint(folder, "{step}", monitor="info/embedding/effective_rank", mode="max", save_top_k=2)
@@ -220,7 +217,7 @@ def keep_the_best(rank: int, world_size: int, folder: str) -> tuple[Any, ...]:
         )
         trainer.fit(module(), datamodule=digits(90 // world_size))
     finally:
-        information_figure.save = save
+        publishing.save = save
     scores = {Path(path).stem: float(score) for path, score in best.best_k_models.items()}
     last = monitor.reports["info/embedding"]["effective_rank"].value
     return scores, Path(best.best_model_path).stem, last, saved
@@ -268,9 +265,11 @@ def a_trainer(step: int = 0) -> Any:
 
 def outputs(views: list[Tensor], index: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
     """A step's outputs and its batch; the embedding is the representation in twice the scale."""
-    embeddings = {f"z{number}": 2 * view for number, view in enumerate(views, start=1)}
-    keep = torch.ones(len(index), dtype=torch.bool)
-    return {"representations": views, "embeddings": embeddings, "index": index}, {"views": views, "keep": keep}
+    embeddings = by_view("z", [2 * view for view in views])
+    given = StepOutputs(
+        torch.zeros_like(index), index, tuple(views), embeddings, projected=tuple(embeddings), uneven=True
+    )
+    return {"outputs": given}, {"views": views, "keep": torch.ones(len(index), dtype=torch.bool)}
 
 
 def validated(monitor: InformationMonitor, views: list[Tensor], order: Tensor, batch: int, step: int = 0) -> Logged:
@@ -337,7 +336,7 @@ def test_whole_set_whatever_the_batch_size(batch_size: int) -> None:
     for size in (37, batch_size):
         monitor = InformationMonitor(samples=60)
         trainer = Trainer(**QUIET, callbacks=[monitor])
-        with Unwritten():
+        with unwritten():
             trainer.validate(module(torch.float64), datamodule=digits(size), verbose=False)
         assert monitor.reports["info/embedding"]["effective_rank"].n == IMAGES
         reports.append(values(monitor.reports))
@@ -348,7 +347,7 @@ def test_values_are_those_of_the_images_views() -> None:
     """Against the report of the network's own outputs, image by image, without the callback."""
     model, data = module(torch.float64), digits(50)
     monitor = InformationMonitor()
-    with Unwritten():
+    with unwritten():
         Trainer(**QUIET, callbacks=[monitor]).validate(model, datamodule=data, verbose=False)
     h, z = by_hand(model, data)
     for layer, views in (("representation", h), ("embedding", z)):
@@ -675,7 +674,7 @@ def test_figures_are_let_go(tmp_path: Path) -> None:
 def test_activations_of_a_named_module_are_averaged_over_positions() -> None:
     model, data = module(torch.float64), digits(50)
     monitor = InformationMonitor(modules=["backbone.layers.0", "projector.0"])
-    with Unwritten():
+    with unwritten():
         Trainer(**QUIET, callbacks=[monitor]).validate(model, datamodule=data, verbose=False)
     model.eval()
     seen: dict[str, list[Tensor]] = {"backbone.layers.0": [], "projector.0": []}
@@ -714,7 +713,7 @@ def test_spectra_go_on_after_a_resume(tmp_path: Path) -> None:
             callbacks=[monitor, keep],
         )
         torch.manual_seed(3)
-        with Unwritten():
+        with unwritten():
             trainer.fit(module(), datamodule=digits(48), ckpt_path=path, weights_only=True)
         return monitor
 

@@ -21,6 +21,7 @@ from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import fit_linear
 from sslinfo.objectives import JointEmbedding, LogDet, VICReg
 from sslinfo.optim import OptimizerConfig
+from sslinfo.outputs import StepOutputs
 
 
 class Handwritten(Dataset):
@@ -144,7 +145,7 @@ def test_saved_and_resumed_it_goes_on_as_if_nothing_had_happened(tmp_path: Path)
 
 def fake_step(probe: LinearProbe, views: list[Tensor], labels: Tensor) -> None:
     logged = SimpleNamespace(device=torch.device("cpu"), log=lambda *args, **kwargs: None, global_rank=0)
-    outputs = {"representations": views, "label": labels}
+    outputs = StepOutputs(labels, torch.arange(len(labels)), representations=tuple(views))
     probe.on_train_batch_end(None, logged, outputs, None, 0)  # type: ignore[arg-type]
 
 

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from sslinfo.callbacks import NoiseNormality
 from sslinfo.callbacks.information_monitor import MOST_SPECTRA
-from sslinfo.callbacks.noise_normality import Measured, draw
 from sslinfo.cli import main
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
+from sslinfo.evaluation.noise_tests import NoiseTests
 from sslinfo.information import noise_normality
 from sslinfo.models import conv4
 from sslinfo.objectives import Frozen, JointEmbedding, VICReg
 from sslinfo.optim import OptimizerConfig
+from sslinfo.reporting.normality_figure import draw
 
 VIEW = View(degrees=12.0)
 IMAGES = 61  # validation images: a prime, which no number of ranks or batch divides
@@ -314,6 +315,7 @@ def test_the_sanity_check_and_dry_runs_write_nothing(in_tmp: Path) -> None:
     fit(in_tmp, [watcher], max_epochs=1, num_sanity_val_steps=2)
     assert [step for step, _ in watcher.history] == [2]
     (in_tmp / "normality.png").unlink()
+    (in_tmp / "normality.txt").unlink()
     _, trainer = fit(in_tmp, [callback()], fast_dev_run=True)
     assert set(logged(trainer)) == {f"{name}_sigma{sigma:g}" for name in QUANTITIES for sigma in SIGMAS}
     assert list(in_tmp.iterdir()) == []
@@ -336,7 +338,7 @@ def test_files_and_loggers(tmp_path: Path) -> None:
 
 def test_the_picture_has_a_curve_for_each_step_and_says_what_it_shows() -> None:
     sigmas = torch.tensor(SIGMAS, dtype=torch.float64)
-    history = [(step, Measured(sigmas, *(torch.rand(4, 2) + step))) for step in (0, 10, 20)]
+    history = [(step, NoiseTests(sigmas, *(torch.rand(4, 2) + step))) for step in (0, 10, 20)]
     figure = draw(history, "3 validation images")
     assert "3 validation images" in figure.get_suptitle()
     assert "step 20" in figure.get_suptitle()
@@ -352,7 +354,7 @@ def test_the_picture_has_a_curve_for_each_step_and_says_what_it_shows() -> None:
 def test_history_stays_short_and_keeps_the_first_and_the_last() -> None:
     watcher, longest = callback(), 0
     for step in range(150):
-        watcher.history.add((step, Measured(*torch.full((5, 2), float(step)))))
+        watcher.history.add((step, NoiseTests(*torch.full((5, 2), float(step)))))
         steps = [at for at, _ in watcher.history]
         assert (steps[0], steps[-1]) == (0, step)
         assert steps == sorted(set(steps))

@@ -22,6 +22,7 @@ from sslinfo.callbacks import RunSummary
 from sslinfo.callbacks.run_summary import MOST_POINTS
 from sslinfo.data import TwoViewDataModule
 from sslinfo.objectives import VICReg
+from sslinfo.reporting.summary_figure import draw
 
 
 @pytest.fixture(autouse=True)
@@ -138,19 +139,13 @@ def test_table_figure_and_what_to_do_next(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(("losses", "probes"), [(1, 0), (2, 2), (4, 1)])
-def test_panels_of_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: int, probes: int) -> None:
-    from matplotlib.figure import Figure
-
-    figures: list[Figure] = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1])
-    summary = RunSummary()
+def test_panels_of_the_figure(losses: int, probes: int) -> None:
     names = [f"train/term{i}" for i in range(losses)] + ["probe/linear_top1", "probe/knn_top1"][:probes]
-    summary.curves = {name: [(1, 0.5), (2, 0.75)] for name in names}
-    summary.draw({"start": torch.tensor([2.0, 1.0, 0.0]), "end": torch.ones(3)}, tmp_path / "figure.png")
-    titles = [axis.get_title() for axis in figures[0].axes if axis.axison]
+    curves = {name: [(1, 0.5), (2, 0.75)] for name in names}
+    figure = draw(curves, {"start": torch.tensor([2.0, 1.0, 0.0]), "end": torch.ones(3)})
+    titles = [axis.get_title() for axis in figure.axes if axis.axison]
     assert len(titles) == losses + (probes > 0) + 1
-    lines = {axis.get_title(): axis.get_lines() for axis in figures[0].axes}
+    lines = {axis.get_title(): axis.get_lines() for axis in figure.axes}
     assert lines["train/term0"][0].get_xydata().tolist() == [[1, 0.5], [2, 0.75]]
     assert len(lines["covariance spectrum of the representation"]) == 2
     if probes:
@@ -164,15 +159,16 @@ def test_curves_do_not_grow_with_the_training() -> None:
             self.callback_metrics = {"train/loss": torch.tensor(float(epoch)), "train/lr": torch.tensor(1.0)}
 
     summary = RunSummary()
-    for epoch in range(10 * MOST_POINTS):
+    last = 10 * MOST_POINTS - 1
+    for epoch in range(last + 1):
         summary.on_train_epoch_end(Step(epoch), None)  # type: ignore[arg-type]
-        assert sum(map(len, summary.curves.values())) <= MOST_POINTS
+        assert sum(map(len, summary.curves.values())) <= MOST_POINTS + 1
     assert set(summary.curves) == {"train/loss"}
     steps = np.array([step for step, _ in summary.curves["train/loss"]])
     assert len(steps) > MOST_POINTS / 4
-    assert len(set(np.diff(steps))) == 1  # evenly spread over the whole training
+    assert len(set(np.diff(steps[:-1]))) == 1  # evenly spread over the whole training, and the newest
     assert steps[0] == 0
-    assert steps[-1] > 10 * MOST_POINTS - 2 * summary.stride
+    assert steps[-1] == last
     assert all(step == value for step, value in summary.curves["train/loss"])
 
 
@@ -188,7 +184,15 @@ def test_survives_a_resume(tmp_path: Path) -> None:
     assert resumed.first_spectrum is not None
     # The spectrum at the start is that of the first start.
     assert torch.equal(whole.first_spectrum, resumed.first_spectrum)
-    assert torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["callbacks"]["RunSummary"]["stride"] == 1
+    state = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["callbacks"]["RunSummary"]
+    assert state["curves"]["train/loss"]["stride"] == 1
+
+
+def test_a_state_of_version_0_1_0_is_taken() -> None:
+    summary = RunSummary()
+    old = {"curves": {"train/loss": [(2, 1.5), (4, 1.25)]}, "stride": 1, "first_spectrum": None}
+    summary.load_state_dict(old)
+    assert list(summary.curves["train/loss"]) == [(2, 1.5), (4, 1.25)]
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

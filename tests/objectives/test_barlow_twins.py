@@ -151,7 +151,7 @@ def test_an_entropy_half_is_added_with_its_weight() -> None:
     views = [torch.randn(9, 1, 8, 8), torch.randn(9, 1, 8, 8)]
     half = LogDet(weight=3.0, beta=2.0)
     terms, outputs = small(entropy=half, scale=0.1).objective(views)
-    z1, z2 = (outputs["embeddings"][name] for name in ("z1", "z2"))
+    z1, z2 = (outputs.embeddings[name] for name in ("z1", "z2"))
     more = half(half.prepare(z1), half.prepare(z2))
     alone = barlow_twins_loss(z1, z2, scale=0.1)
     # The scale is Barlow Twins' own and does not touch the half.

@@ -20,6 +20,7 @@ from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
 from sslinfo.objectives import JointEmbedding, LogDet, PairDist, VICReg
 from sslinfo.optim import OptimizerConfig
+from sslinfo.outputs import StepOutputs
 
 EXTERNAL = '''
 from sslinfo.objectives import JointEmbedding
@@ -56,6 +57,12 @@ class Plain(JointEmbedding):
         return {"loss": (z1 - z2).square().mean()}
 
 
+def everything(outputs: Any) -> StepOutputs:
+    found = StepOutputs.of(outputs)
+    assert found is not None
+    return found.whole("labels", "indices", "representations", "embeddings")
+
+
 class Outputs(Callback):
     """What callbacks are handed, and what is logged, step by step."""
 
@@ -65,13 +72,13 @@ class Outputs(Callback):
         self.logged: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.train.append((outputs, batch))
+        self.train.append((everything(outputs), batch))
         self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self.val.append((outputs, batch))
+        self.val.append((everything(outputs), batch))
 
 
 def fit(model: JointEmbedding, *callbacks: Callback, data: Any = None, **options: Any) -> Trainer:
@@ -113,7 +120,7 @@ def test_every_term_is_logged_with_the_value_it_has() -> None:
     seen = Outputs()
     fit(Terms(), seen)
     for logged, (outputs, _) in zip(seen.logged, seen.train, strict=True):
-        z1, z2 = (outputs["embeddings"][name].numpy() for name in ("z1", "z2"))
+        z1, z2 = (outputs.embeddings[name].numpy() for name in ("z1", "z2"))
         distance = float(np.mean((z1 - z2) ** 2))
         assert logged["train/distance"] == pytest.approx(distance, rel=1e-5)
         assert logged["train/loss"] == pytest.approx(3 * distance, rel=1e-5)
@@ -124,9 +131,9 @@ def test_validation_averages_over_images() -> None:
     data = TwoViewDataModule("digits", batch_size=100)  # the last batch is smaller
     seen = Outputs()
     trainer = fit(Plain(), seen, data=data, limit_val_batches=1.0)
-    sizes = [len(outputs["index"]) for outputs, _ in seen.val]
+    sizes = [len(outputs.indices) for outputs, _ in seen.val]
     assert len(set(sizes)) > 1
-    losses = [(o["embeddings"]["z1"] - o["embeddings"]["z2"]).square().mean().item() for o, _ in seen.val]
+    losses = [(o.embeddings["z1"] - o.embeddings["z2"]).square().mean().item() for o, _ in seen.val]
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(np.average(losses, weights=sizes), rel=1e-5)
 
 
@@ -148,7 +155,7 @@ def test_extra_entries_of_embed_reach_the_loss_and_the_callbacks() -> None:
     model = Predicting()
     before = model.predictor.weight.detach().clone()
     fit(model, seen)
-    embeddings = seen.train[-1][0]["embeddings"]
+    embeddings = seen.train[-1][0].embeddings
     assert [(name, tuple(z.shape)) for name, z in embeddings.items()] == [
         ("z1", (64, 8)),
         ("z2", (64, 8)),
@@ -171,8 +178,8 @@ def test_representations_of_each_view_however_the_backbone_is_called(joined: boo
     model = Joined()
     views = [torch.randn(5, 1, 8, 8), torch.randn(5, 1, 8, 8)]
     _, outputs = model.objective(views)
-    assert len(outputs["representations"]) == 2
-    for h, view in zip(outputs["representations"], views, strict=True):
+    assert len(outputs.representations) == 2
+    for h, view in zip(outputs.representations, views, strict=True):
         torch.testing.assert_close(h, model.backbone(view))
         assert not h.requires_grad
 
@@ -182,10 +189,10 @@ def test_outputs_of_a_step_name_their_images() -> None:
     data = digits()
     fit(Plain(), seen, data=data)
     for outputs, batch in seen.train:
-        assert outputs["index"].tolist() == batch["index"].tolist()
+        assert outputs.indices.tolist() == batch["index"].tolist()
         store = data.stores["train"]
         label_of = dict(zip(store.index.tolist(), store.labels.tolist(), strict=True))
-        assert outputs["label"].tolist() == [label_of[index] for index in outputs["index"].tolist()]
+        assert outputs.labels.tolist() == [label_of[index] for index in outputs.indices.tolist()]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +347,7 @@ def train_small(rank: int, world_size: int, batch_size: int, norm: str) -> dict[
     return {
         "weights": {name: tensor.numpy() for name, tensor in model.state_dict().items()},
         "logged": seen.logged,
-        "index": [outputs["index"].tolist() for outputs, _ in seen.train],
+        "index": [outputs.indices.tolist() for outputs, _ in seen.train],
         "val": {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")},
         "warned": [str(warning.message) for warning in caught if "batch norm keeps" in str(warning.message)],
     }

@@ -199,7 +199,7 @@ def test_the_schedules_ends_are_exact() -> None:
 def test_an_entropy_half_acts_on_the_projections() -> None:
     half = LogDet(weight=3.0, beta=2.0)
     terms, outputs = small(entropy=half).objective([torch.randn(9, 1, 8, 8), torch.randn(9, 1, 8, 8)])
-    z = outputs["embeddings"]
+    z = outputs.embeddings
     more = half(half.prepare(z["z1"]), half.prepare(z["z2"]))
     alone = published(*(z[name].double().numpy() for name in ("p1", "p2", "t1", "t2")))
     assert terms["loss"].item() == pytest.approx(alone + more["loss"].item(), rel=1e-5)

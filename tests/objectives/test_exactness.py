@@ -139,12 +139,13 @@ def step(model: JointEmbedding, host: nn.Module, views: list[Tensor]) -> dict[st
     """Terms, gradients by parameter, and what callbacks receive, after one forward and backward pass."""
     terms, outputs = host(views)
     terms["loss"].backward()
+    rows = outputs.whole("representations", "embeddings")
     return {
         "terms": arrays(terms),
         "gradients": arrays(
             {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
         ),
-        "outputs": arrays({**{f"h{i}": h for i, h in enumerate(outputs["representations"])}, **outputs["embeddings"]}),
+        "outputs": arrays({**{f"h{i}": h for i, h in enumerate(rows.representations)}, **rows.embeddings}),
     }
 
 
@@ -254,7 +255,7 @@ def test_the_check_finds_statistics_of_single_ranks(ranks: Any, name: str) -> No
 def uneven_step(rank: int, world_size: int, kept: list[int]) -> dict[str, Any]:
     model = build("logdet", torch.float64)
     terms, outputs = model.objective(shard(rank, torch.float64), torch.arange(SAMPLES) < kept[rank])
-    return {"terms": arrays(terms), "outputs": arrays(outputs["embeddings"])}
+    return {"terms": arrays(terms), "outputs": arrays(outputs.whole("embeddings").embeddings)}
 
 
 @pytest.mark.parametrize("kept", [[7, 0, 4], [1, SAMPLES, 1]])
@@ -265,7 +266,7 @@ def test_validation_with_uneven_shards_is_one_process_on_what_is_kept(ranks: Any
     for result in ranks(3, uneven_step, kept):
         for name, term in terms.items():
             assert result["terms"][name] == pytest.approx(term.item(), rel=1e-12)
-        for name, rows in outputs["embeddings"].items():
+        for name, rows in outputs.embeddings.items():
             np.testing.assert_allclose(result["outputs"][name], rows.numpy(), rtol=0, atol=1e-12)
 
 

@@ -16,6 +16,7 @@ from sslinfo.errors import UserError
 from sslinfo.models import RingQueue
 from sslinfo.objectives import LogDet, MoCo, moco_loss, moco_queue_loss
 from sslinfo.optim import OptimizerConfig
+from sslinfo.outputs import StepOutputs
 
 SIZES = [(2, 3), (6, 4), (3, 9)]
 TEMPERATURES = [0.1, 0.2, 1.0]
@@ -185,7 +186,7 @@ class Steps(Callback):
         self.queues: list[list[np.ndarray]] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.embeddings.append({name: z.double().numpy() for name, z in outputs["embeddings"].items()})
+        self.embeddings.append({name: z.double().numpy() for name, z in StepOutputs.of(outputs).embeddings.items()})
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
         self.queues.append([queue.contents().double().numpy() for queue in pl_module.queues])
 
@@ -249,7 +250,7 @@ def test_the_queue_is_in_the_state_dict() -> None:
 def test_without_a_queue_it_is_v3() -> None:
     model = small(predictor=[5], temperature=0.3)
     terms, outputs = model.objective([torch.randn(5, 1, 8, 8), torch.randn(5, 1, 8, 8)])
-    q1, q2, k1, k2 = (outputs["embeddings"][name].double().numpy() for name in ("q1", "q2", "k1", "k2"))
+    q1, q2, k1, k2 = (outputs.embeddings[name].double().numpy() for name in ("q1", "q2", "k1", "k2"))
     assert terms["loss"].item() == pytest.approx(v3(q1, q2, k1, k2, 0.3), rel=1e-5)
 
 
@@ -336,7 +337,7 @@ def test_an_entropy_half_acts_on_the_projections() -> None:
     half = LogDet(weight=3.0, beta=2.0)
     model = small(entropy=half, predictor=[5])
     terms, outputs = model.objective([torch.randn(9, 1, 8, 8), torch.randn(9, 1, 8, 8)])
-    z = outputs["embeddings"]
+    z = outputs.embeddings
     more = half(half.prepare(z["z1"]), half.prepare(z["z2"]))
     alone = v3(*(z[name].double().numpy() for name in ("q1", "q2", "k1", "k2")), 0.2)
     assert terms["loss"].item() == pytest.approx(alone + more["loss"].item(), rel=1e-5)

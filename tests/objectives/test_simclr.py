@@ -120,7 +120,7 @@ def test_an_entropy_half_is_added_with_its_weight() -> None:
     half = LogDet(weight=3.0, beta=2.0)
     model = small(entropy=half)
     terms, outputs = model.objective(views)
-    z1, z2 = (outputs["embeddings"][name] for name in ("z1", "z2"))
+    z1, z2 = (outputs.embeddings[name] for name in ("z1", "z2"))
     more = half(half.prepare(z1), half.prepare(z2))
     alone = published(z1.double().numpy(), z2.double().numpy(), 0.2)
     assert terms["loss"].item() == pytest.approx(alone + more["loss"].item(), rel=1e-5)

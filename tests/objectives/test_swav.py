@@ -270,7 +270,7 @@ class Steps(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.on_train_start(trainer, pl_module)
-        self.embeddings.append({name: z.double().numpy() for name, z in outputs["embeddings"].items()})
+        self.embeddings.append({name: z.double().numpy() for name, z in outputs["outputs"].embeddings.items()})
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
 
 
@@ -343,7 +343,7 @@ def test_an_entropy_half_is_added_with_its_weight() -> None:
     half = LogDet(weight=3.0, beta=2.0)
     model = small(entropy=half)
     terms, outputs = model.objective([torch.randn(9, 1, 8, 8), torch.randn(9, 1, 8, 8)])
-    z1, z2 = (outputs["embeddings"][name] for name in ("z1", "z2"))
+    z1, z2 = (outputs.embeddings[name] for name in ("z1", "z2"))
     more = half(half.prepare(z1), half.prepare(z2))
     prototypes = model.prototypes.weight.detach().double().numpy()
     alone = published(z1.double().numpy(), z2.double().numpy(), prototypes, 0.1, 0.05, 3)

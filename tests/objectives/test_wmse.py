@@ -172,7 +172,7 @@ def test_both_views_reach_the_network() -> None:
 def test_an_entropy_half_is_added_with_its_weight() -> None:
     half = LogDet(weight=3.0, beta=2.0)
     terms, outputs = small(entropy=half, eps=0.1).objective([torch.randn(9, 1, 8, 8), torch.randn(9, 1, 8, 8)])
-    z1, z2 = (outputs["embeddings"][name] for name in ("z1", "z2"))
+    z1, z2 = (outputs.embeddings[name] for name in ("z1", "z2"))
     more = half(half.prepare(z1), half.prepare(z2))
     alone = published(z1.double().numpy(), z2.double().numpy(), 128, 0.1)
     assert terms["loss"].item() == pytest.approx(alone + more["loss"].item(), rel=1e-4)

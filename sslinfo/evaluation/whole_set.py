@@ -1,0 +1,72 @@
+"""WholeSet: what a report of a whole split needs, in memory that does not grow with the split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sslinfo.information import Moments
+from sslinfo.information.measure import Scales, measure
+from sslinfo.information.quantities import Report
+
+Views = tuple[Tensor, ...]
+PAIRED = "gaussian_mutual_information"
+WIDEST_JOINT = 4096  # features of both views whose joint covariance is kept
+
+
+def not_finite(parts: Sequence[Tensor]) -> Report | None:
+    """A report without numbers, of samples that hold NaN or infinity: no training stops because of its diagnostics."""
+    bad = sum(int((~rows.isfinite()).any(1).sum()) for rows in parts)
+    count = sum(len(rows) for rows in parts)
+    return Report(reasons={"all": f"{bad} of {count} samples hold NaN or infinity"}) if bad else None
+
+
+class WholeSet:
+    """Moments of all samples, and some samples, chosen by a hash of their index: the same on any number of ranks."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.moments: Moments | None = None
+        self.absent: Report | None = None  # in place of numbers
+        self.rows: Tensor | None = None  # (n, V, d)
+        self.index: Tensor | None = None
+
+    def add(self, views: Views, index: Tensor) -> None:
+        if self.absent is None:
+            self.absent = not_finite(views)
+        if self.absent is not None:
+            return
+        joint = 2 * views[0].shape[1] <= WIDEST_JOINT
+        some = Moments.of(*(views[:2] if joint else views[:1]))
+        self.moments = some if self.moments is None else self.moments + some
+        rows = torch.stack(views, dim=1)
+        if self.rows is not None and self.index is not None:
+            rows, index = torch.cat([self.rows, rows]), torch.cat([self.index, index])
+        chosen = _scatter(index).argsort()[: self.samples]
+        self.rows, self.index = rows[chosen], index[chosen]
+
+    def measure(self, scales: Scales) -> Report:
+        if self.absent is not None:
+            return self.absent
+        assert self.rows is not None
+        assert self.index is not None
+        assert self.moments is not None
+        found = measure(self.rows[self.index.argsort()].unbind(1), self.moments, scales)
+        if self.rows.shape[1] > 1 and len(self.moments.sizes) == 1 and PAIRED in found.reasons:
+            found.reasons[PAIRED] = f"joint moments of two views are kept up to {WIDEST_JOINT // 2} features"
+        return found
+
+    def first(self) -> Moments | None:
+        """Moments of the first view, if there is a covariance."""
+        if self.moments is None or self.absent is not None or self.moments.n < 2:
+            return None
+        return self.moments.view(0)
+
+
+def _scatter(index: Tensor) -> Tensor:
+    """A number for each index in an order that has nothing to do with theirs; distinct for distinct indices."""
+    mixed = (index.long() + 1) * -7046029254386353131  # odd, so invertible modulo 2^64
+    mixed = mixed ^ ((mixed >> 32) & 0xFFFFFFFF)
+    return mixed * -4417276706812531889

@@ -1,0 +1,80 @@
+"""What is used of Lightning beyond its public and typed interface, all of it here.
+
+``PRIVATE`` lists the names; a test of them says which release of Lightning took one away.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+
+PRIVATE: tuple[tuple[type, str], ...] = (
+    (LightningCLI, "_prepare_subcommand_parser"),
+    (LightningCLI, "_parse_ckpt_path"),
+    (LightningCLI, "_run_subcommand"),
+    (LightningCLI, "_parser"),
+    (HyperparametersMixin, "_set_hparams"),
+)
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI with names for what it keeps private; a checkpoint's configuration overrules nothing."""
+
+    def add_subcommand_arguments(self, parser: LightningArgumentParser, subcommand: str) -> None:
+        """Add arguments that one subcommand alone has."""
+
+    def run_subcommand(self, subcommand: str) -> None:
+        """Do what was asked for."""
+        super()._run_subcommand(subcommand)
+
+    def parser_of(self, subcommand: str | None) -> LightningArgumentParser:
+        """The parser of a subcommand."""
+        return self._parser(subcommand)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        self.add_subcommand_arguments(parser, subcommand)
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets the checkpoint's hyper-parameters overrule the command line here."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_subcommand(subcommand)
+
+
+def replace_hyperparameters(module: HyperparametersMixin, values: dict[str, Any]) -> None:
+    """Make these the hyper-parameters that checkpoints and loggers take, in place of what was collected."""
+    module.hparams.clear()  # _set_hparams alone would keep what the new values lack
+    module._set_hparams(values)
+    setattr(module, "_hparams_initial", dict(module._hparams))  # noqa: B010  it declares no such attribute
+
+
+def has_trainer(module: LightningModule) -> bool:
+    """Whether the module is attached to a Trainer; asking for ``module.trainer`` raises where it is not."""
+    return module._trainer is not None
+
+
+def is_dry_run(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``, which writes nothing."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
+    """The data module in use, None with loaders alone."""
+    found: LightningDataModule | None = getattr(trainer, "datamodule", None)
+    return found
+
+
+def no_batch_yet(trainer: Trainer) -> bool:
+    """Whether the training has not asked for any batch so far, in this process or before its checkpoint."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0
+
+
+def batch_in_work(trainer: Trainer) -> bool:
+    """Whether a batch of this epoch was handed out and is not trained on yet."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return progress.ready > progress.processed
