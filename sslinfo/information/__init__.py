@@ -45,13 +45,8 @@ generalization_bound        the risk above, with probability 1 - delta,  vacuous
 Ranks and entropies compare runs of one method; they select no model across methods: necessary, not sufficient.
 """
 
-from sslinfo.information.bound import (
-    Bound,
-    best_constant,
-    checkpoint_complexity,
-    generalization_bound,
-    prediction_complexity,
-)
+from sslinfo.information.bound import Bound, generalization_bound
+from sslinfo.information.bound_terms import best_constant, checkpoint_complexity, prediction_complexity
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.cholesky import JitterWarning
 from sslinfo.information.entropy import (
