@@ -6,6 +6,7 @@ otherwise. Bad input raises ValueError with the way out; a quantity that does no
 ``Moments`` and its kin merge exactly (``a + b``, ``.reduce()``), and the quantity is computed once.
 
 docs/quantities.md has a table of all: what each is, which side it bounds, when not to trust it, and its source.
+``python -m sslinfo.information.tables`` prints that page.
 """
 
 from sslinfo.information.bound import Bound, generalization_bound

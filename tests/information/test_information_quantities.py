@@ -41,6 +41,16 @@ def test_the_command_writes_the_page_that_is_committed() -> None:
     assert not done.stderr
 
 
+def test_quantities_and_tables_import_torch_and_precision_alone() -> None:
+    code = "import sys, sslinfo.information.tables, sslinfo.information.report; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded
+    others = {"lightning", "matplotlib", "sklearn", "scipy", "timm", "torchvision", "jsonargparse", "torchmetrics"}
+    assert not others & set(loaded)
+    ours = {name for name in loaded if re.match(r"sslinfo\b(?!\.information)", name)}
+    assert ours == {"sslinfo", "sslinfo.precision"}
+
+
 def test_the_page_has_every_quantity_that_a_report_has() -> None:
     z = views(60, 12, count=3)
     found = measure(z, labels=torch.arange(60) % 3)
