@@ -128,6 +128,16 @@ def _reproducible() -> Iterator[None]:
         os.environ.pop(name, None)
 
 
+@pytest.fixture(autouse=True)
+def _quantities_of_the_package() -> Iterator[None]:
+    """A quantity that a test or a block of the documentation adds is gone after it."""
+    from sslinfo.information.quantities import QUANTITIES
+
+    before = list(QUANTITIES)
+    yield
+    QUANTITIES[:] = before
+
+
 @pytest.fixture
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A test whose working folder is empty."""

@@ -18,8 +18,7 @@ from sslinfo.errors import UserError
 from sslinfo.evaluation.taps import Tap
 from sslinfo.evaluation.whole_set import Views, WholeSet, not_finite
 from sslinfo.information import Moments
-from sslinfo.information.measure import DEFAULT_SCALES, Scales, measure
-from sslinfo.information.quantities import Report
+from sslinfo.information.measure import DEFAULT_SCALES, Report, Scales, measure
 from sslinfo.information.spectrum import covariance_eigenvalues
 from sslinfo.outputs import StepOutputs
 from sslinfo.reporting.history import History

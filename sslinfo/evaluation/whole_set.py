@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from sslinfo.information import Moments
-from sslinfo.information.measure import Scales, measure
-from sslinfo.information.quantities import Report
+from sslinfo.information.measure import Report, Scales, measure
 
 Views = tuple[Tensor, ...]
 PAIRED = "gaussian_mutual_information"

@@ -1,4 +1,4 @@
-"""What the eigenvalues of the covariance say: ranks, decay, Hadamard gap.
+"""What the covariance says: ranks, decay of its eigenvalues, and what stands beside its diagonal.
 
 Every rank has the ceiling ``rank_ceiling(n, d)``: a rank read without N, d and its ceiling says little.
 """
@@ -222,3 +222,32 @@ def hadamard_gap(z: Tensor | Moments, *, dtype: torch.dtype = torch.float64) -> 
     if bool(half.detach().isinf()):
         return covariance.new_full((), torch.inf, dtype=dtype)
     return (covariance.diagonal().log().sum() - 2 * half).clamp_min(0).to(dtype)
+
+
+def off_diagonal_covariance(z: Tensor | Moments, *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Sum of the squared covariances of different features of z (N, d), divided by d, 0-d: VICReg's c.
+
+    Computed in float64 on the smaller of N and d; ``dtype`` is that of the result. It grows with the fourth power of
+    the scale of z. Differentiable. Raises UndefinedEstimate for N < 2, ValueError for bad input.
+    Source: Bardes, Ponce & LeCun, arXiv:2105.04906, equations 3 and 4.
+
+    >>> z = torch.tensor([[1.0, 1.0], [-1.0, -1.0]]) / 2  # C = [[.5, .5], [.5, .5]]
+    >>> off_diagonal_covariance(z).item()
+    0.25
+    """
+    if isinstance(z, Moments):
+        covariance = z.covariance()
+        return ((covariance.square().sum() - covariance.diagonal().square().sum()) / z.d).to(dtype)
+    z = checks.samples(z, dtype).double()
+    centred = z - z.mean(0)
+    return off_diagonal_of(centred, centred.var(0)).to(dtype)
+
+
+def off_diagonal_of(centred: Tensor, variance: Tensor) -> Tensor:
+    """The same of centred samples (N, d) and their variances (d,), in their own precision.
+
+    On the smaller side: the sum of the squares of all covariances is ||Z^T Z||_F^2 = ||Z Z^T||_F^2 over (N - 1)^2.
+    """
+    n, d = centred.shape
+    gram = centred.T @ centred if d <= n else centred @ centred.T
+    return ((gram / (n - 1)).square().sum() - variance.square().sum()) / d

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sslinfo.errors import UserError
 from sslinfo.information import epps_pulley, logdet_entropy, pairwise_entropy, pairwise_entropy_cap, renyi_entropy
+from sslinfo.information.spectrum import off_diagonal_of
 
 
 class EntropyHalf(nn.Module):
@@ -78,9 +79,7 @@ class VarianceCovariance(EntropyHalf):
 
 
 def variance_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's v and c of one view z (N, d); see :class:`VarianceCovariance`.
-
-    The sum over off-diagonal entries is taken on the smaller side: ||Z^T Z||_F = ||Z Z^T||_F.
+    """VICReg's v and c of one view z (N, d), in its own precision; see :class:`VarianceCovariance`.
 
     Raises:
         UserError: fewer than two samples.
@@ -89,14 +88,13 @@ def variance_covariance(z: Tensor) -> tuple[Tensor, Tensor]:
     >>> round(v.item(), 4), round(c.item(), 4)
     (0.2928, 0.25)
     """
-    n, d = z.shape
+    n = len(z)
     if n < 2:
         raise UserError(f"VarianceCovariance needs at least 2 samples a batch, got {n}: raise data.batch_size")
     centred = z - z.mean(0)
     variance = centred.square().sum(0) / (n - 1)
-    gram = centred.T @ centred if d <= n else centred @ centred.T
-    off_diagonal = (gram / (n - 1)).square().sum() - variance.square().sum()
-    return torch.relu(1 - torch.sqrt(variance + 1e-4)).mean(), off_diagonal / d
+    covariance = off_diagonal_of(centred, variance)
+    return torch.relu(1 - torch.sqrt(variance + 1e-4)).mean(), covariance
 
 
 class LogDet(EntropyHalf):

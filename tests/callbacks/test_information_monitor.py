@@ -27,8 +27,7 @@ from sslinfo.cli import main
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
 from sslinfo.information import Moments
-from sslinfo.information.measure import measure
-from sslinfo.information.quantities import Report
+from sslinfo.information.measure import Report, measure
 from sslinfo.models import conv4
 from sslinfo.objectives import Frozen, JointEmbedding, LogDet, VICReg, by_view
 from sslinfo.optim import OptimizerConfig

@@ -38,6 +38,7 @@ ONE_VIEW = {
     "stable_rank": info.stable_rank,
     "decay": lambda z: info.spectral_decay(z, start=1).exponent,
     "hadamard": info.hadamard_gap,
+    "off_diagonal": info.off_diagonal_covariance,
     "uniformity": info.uniformity,
     "std": info.feature_std,
     "std_raw": lambda z: info.feature_std(z, normalize=False),
@@ -66,18 +67,24 @@ LIDAR = {
     "lidar": lambda z: info.lidar(z.reshape(10, 4, 4)),
     "lidar_debiased": lambda z: info.lidar(z.reshape(10, 4, 4), debias=True),
 }
+LABELS = torch.arange(40) % 4
+LABELLED = {
+    "class_share": lambda z: info.class_share_of_variance(z, LABELS),
+    "knn_top1": lambda z: info.knn_top1(z, LABELS),
+}
 PAIRED_TRANSLATION = {"mutual_information", "view_logdet", "view_gaussian", "view_pairwise", "alignment"}
 TRANSLATION = {
     "gaussian", "gaussian_debiased", "logdet", "pairwise_lower", "pairwise_upper", "pairwise_loo", "renyi_rbf", "knn",
     "spectrum", "effective_rank", "participation", "participation_debiased", "stable_rank", "decay", "hadamard",
-    "uniformity", "std_raw", "normality",
+    "off_diagonal", "uniformity", "std_raw", "normality",
 }  # fmt: skip
-NOT_ROTATION = {"hadamard", "std", "std_raw", "normality", "epps_pulley"}
+NOT_ROTATION = {"hadamard", "off_diagonal", "std", "std_raw", "normality", "epps_pulley"}
 # f(c z) = f(z) + slope d log c, or f(z) c^power.
 LOG_SCALE = {"gaussian": 1, "gaussian_debiased": 1, "knn": 1}
 SCALE_POWER = {
     "vmf": 0, "renyi": 0, "renyi_2": 0, "spectrum": 2, "effective_rank": 0, "rankme": 0, "participation": 0,
-    "participation_debiased": 0, "stable_rank": 0, "decay": 0, "hadamard": 0, "std": 0, "std_raw": 1, "normality": 0,
+    "participation_debiased": 0, "stable_rank": 0, "decay": 0, "hadamard": 0, "off_diagonal": 4, "std": 0, "std_raw": 1,
+    "normality": 0,
 }  # fmt: skip
 
 
@@ -112,7 +119,7 @@ def test_every_estimator_is_covered():
     before = sys.getprofile()
     sys.setprofile(note)
     try:
-        for entry in (*ONE_VIEW.values(), *LIDAR.values()):
+        for entry in (*ONE_VIEW.values(), *LIDAR.values(), *LABELLED.values()):
             entry(data())
         for entry in TWO_VIEWS.values():
             entry(data(0), data(7))
@@ -123,7 +130,7 @@ def test_every_estimator_is_covered():
     assert missing == not_of_samples
 
 
-@pytest.mark.parametrize("name", ONE_VIEW)
+@pytest.mark.parametrize("name", [*ONE_VIEW, *LABELLED])
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
@@ -140,7 +147,7 @@ def test_every_estimator_is_covered():
 )
 def test_bad_samples_are_named(name, damage, match):
     with pytest.raises(ValueError, match=match):
-        ONE_VIEW[name](damage(data()))
+        {**ONE_VIEW, **LABELLED}[name](damage(data()))
 
 
 @pytest.mark.parametrize("name", TWO_VIEWS)
@@ -159,10 +166,10 @@ def test_bad_pairs_are_named(name):
             TWO_VIEWS[name](z1, z2[:, :3])
 
 
-@pytest.mark.parametrize("name", ONE_VIEW)
+@pytest.mark.parametrize("name", [*ONE_VIEW, *LABELLED])
 def test_anything_but_a_tensor_is_a_type_error(name):
     with pytest.raises(TypeError, match=r"z must be a torch\.Tensor, got list: convert it with torch\.as_tensor"):
-        ONE_VIEW[name]([[1.0], [2.0]])
+        {**ONE_VIEW, **LABELLED}[name]([[1.0], [2.0]])
 
 
 @pytest.mark.parametrize(
@@ -235,12 +242,12 @@ def test_counts_may_be_integers_of_any_kind(kind):
     close(info.spectral_decay(z, kind(1), kind(4)).exponent, info.spectral_decay(z, 1, 4).exponent)
 
 
-@pytest.mark.parametrize("name", [*ONE_VIEW, *LIDAR])
+@pytest.mark.parametrize("name", [*ONE_VIEW, *LIDAR, *LABELLED])
 @pytest.mark.parametrize("fill", [0.0, 1e3 + 0.1])
 def test_collapsed_samples_read_a_value_or_have_none(name, fill):
     """One point: a logger gets a number, or the one error that it skips; nothing else."""
     with contextlib.suppress(info.UndefinedEstimate):
-        {**ONE_VIEW, **LIDAR}[name](torch.full((40, 4), fill))
+        {**ONE_VIEW, **LIDAR, **LABELLED}[name](torch.full((40, 4), fill))
 
 
 @pytest.mark.parametrize("name", TWO_VIEWS)
@@ -278,11 +285,11 @@ def test_moments_where_samples_are_needed(call):
         call(info.Moments.of(data()))
 
 
-@pytest.mark.parametrize("name", [*ONE_VIEW, *LIDAR])
+@pytest.mark.parametrize("name", [*ONE_VIEW, *LIDAR, *LABELLED])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_low_precision_is_cast_first(name, dtype):
     z = data().to(dtype)
-    estimate = {**ONE_VIEW, **LIDAR}[name]
+    estimate = {**ONE_VIEW, **LIDAR, **LABELLED}[name]
     value = estimate(z)
     assert value.dtype == torch.float64
     torch.testing.assert_close(value, estimate(z.double()), rtol=1e-6, atol=0)

@@ -19,8 +19,7 @@ from torch import Tensor
 
 import sslinfo
 from sslinfo.information import Moments, effective_rank, spectral_decay, stable_rank
-from sslinfo.information.measure import Scales, measure
-from sslinfo.information.quantities import Quantity, Report
+from sslinfo.information.measure import Quantity, Report, Scales, measure
 
 ONE_VIEW = {
     "logdet_entropy",

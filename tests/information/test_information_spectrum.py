@@ -21,6 +21,7 @@ from sslinfo.information import (
     feature_std,
     hadamard_gap,
     lidar,
+    off_diagonal_covariance,
     participation_ratio,
     rank_ceiling,
     rankme,
@@ -212,6 +213,23 @@ def test_hadamard_gap_at_its_ends():
     assert hadamard_gap(torch.cat([z, z[:, :1]], dim=1)).item() == math.inf
     with pytest.raises(UndefinedEstimate, match="N=4, d=4"):
         hadamard_gap(normal(4, 4))
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 7), (7, 40), (9, 9)])  # each side, and the one where they meet
+def test_off_diagonal_covariance_equals_numpy(n, d):
+    z = normal(n, d) @ normal(d, d, 1) + 3.0
+    covariance = np.cov(z.numpy().T)
+    expected = (covariance[~np.eye(d, dtype=bool)] ** 2).sum() / d
+    assert off_diagonal_covariance(z).item() == pytest.approx(expected, rel=1e-10)
+    assert off_diagonal_covariance(Moments.of(z)).item() == pytest.approx(expected, rel=1e-10)
+    assert off_diagonal_covariance(z.float()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 5), (5, 12)])
+def test_off_diagonal_covariance_gradient(n, d):
+    z = normal(n, d).requires_grad_()
+    assert torch.autograd.gradcheck(off_diagonal_covariance, (z,))
+    assert torch.autograd.gradcheck(lambda z: off_diagonal_covariance(Moments.of(z)), (z,))
 
 
 # Geometry
