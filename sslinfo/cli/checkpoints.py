@@ -143,7 +143,7 @@ def differences(stored: StoredConfig, now: dict[str, Any]) -> list[str]:
     """
     lines = []
     for part in ("model", "data"):
-        before, after = _flat(_canonical(stored.config[part]), part), _flat(_canonical(now.get(part) or {}), part)
+        before, after = flat(_canonical(stored.config[part]), part), flat(_canonical(now.get(part) or {}), part)
         for name in sorted(set(before) & set(after)):
             if before[name] != after[name] and name not in _PLACES:
                 lines.append(f"{name} is {after[name]} as you say; the checkpoint was trained with {before[name]}")
@@ -159,7 +159,7 @@ def check_same_classes(stored: StoredConfig, now: dict[str, Any]) -> None:
     >>> stored = StoredConfig({"model": {"class_path": "VICReg", "init_args": {}}, "data": {}}, path="a.ckpt")
     >>> check_same_classes(stored, {"model": {"class_path": "VICReg", "init_args": {}}})
     """
-    before, after = (_flat(_canonical(model), "model") for model in (stored.config["model"], now.get("model") or {}))
+    before, after = (flat(_canonical(model), "model") for model in (stored.config["model"], now.get("model") or {}))
     for name in sorted({name for name in {*before, *after} if name.endswith(".class_path")}):
         if before.get(name) != after.get(name):
             raise UserError(
@@ -184,12 +184,17 @@ def _canonical(value: Any) -> Any:
     return out
 
 
-def _flat(value: Any, prefix: str) -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A configuration's values by the option that they belong to.
+
+    >>> flat({"model": {"class_path": "VICReg", "init_args": {"projector": [16, 8]}}})
+    {'model.class_path': 'VICReg', 'model.projector': [16, 8]}
+    """
     if not isinstance(value, dict):
         return {prefix: value}
     out: dict[str, Any] = {}
     for name, entry in value.items():
-        out.update(_flat(entry, prefix if name == "init_args" else f"{prefix}.{name}"))
+        out.update(flat(entry, prefix if name == "init_args" else f"{prefix}.{name}".lstrip(".")))
     return out
 
 

@@ -99,7 +99,7 @@ class Cli(CommandLine):
             if self.subcommand == "fit":
                 check_same_classes(self.stored, plain)
             for line in differences(self.stored, plain):
-                _say(f"note: {line}")
+                say(f"note: {line}")
 
     def _keep_last_of_each_callback(self) -> None:
         """Of one of our callbacks that a recipe, an overlay and the command line name, the last word counts."""
@@ -111,7 +111,7 @@ class Cli(CommandLine):
         kept = []
         for number, (path, entry) in enumerate(zip(paths, callbacks, strict=True)):
             if path.startswith("sslinfo.") and path in paths[number + 1 :]:
-                _say(f"note: {path.rpartition('.')[2]} is given more than once: the options of the last one count")
+                say(f"note: {path.rpartition('.')[2]} is given more than once: the options of the last one count")
             else:
                 kept.append(entry)
         trainer["callbacks"] = kept
@@ -148,7 +148,7 @@ class Cli(CommandLine):
         """Lightning's table cuts long names at half of the terminal's width."""
         results = run(verbose=False, **kwargs)
         if verbose and results and results[0]:
-            _say(results_table(results[0]))
+            say(results_table(results[0]))
 
     def predict(self, **kwargs: Any) -> None:
         self.trainer.predict(return_predictions=False, **{k: v for k, v in kwargs.items() if k != "return_predictions"})
@@ -268,5 +268,6 @@ def _class_paths(value: Any) -> set[str]:
     return {value} if isinstance(value, str) else set()
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
+    """Print a line, on one process of several."""
     rank_zero_only(print)(message, flush=True)
