@@ -43,12 +43,12 @@ def write(path: str | Path = "x.ckpt", **parts: Any) -> Path:
 def test_round_trip_of_plain_values(in_tmp: Path) -> None:
     probe = {"class_path": "sslinfo.callbacks.KNNProbe", "init_args": {"k": 3}}
     config = StoredConfig.read(write(**{CALLBACKS_KEY: [probe]}), set()).config
-    assert config["model"]["class_path"] == "sslinfo.objectives.vicreg.VICReg"
+    assert config["model"]["class_path"] == "sslinfo.objectives.VICReg"
     arguments = config["model"]["init_args"]
     half = {"weight": 25.0, "beta": 3.0, "normalize": True}
-    assert arguments["entropy"] == {"class_path": "sslinfo.objectives.entropy.LogDet", "init_args": half}
+    assert arguments["entropy"] == {"class_path": "sslinfo.objectives.LogDet", "init_args": half}
     assert arguments["projector"] == [16, 8]
-    assert config["data"]["class_path"] == "sslinfo.data.datamodule.TwoViewDataModule"
+    assert config["data"]["class_path"] == "sslinfo.data.TwoViewDataModule"
     assert config["data"]["init_args"]["batch_size"] == 64
     assert config["trainer"]["callbacks"] == [probe]
 
@@ -159,7 +159,7 @@ def config_of(model: str, half: str | None = None) -> dict[str, Any]:
 
 
 def test_a_class_is_the_same_by_each_of_its_names() -> None:
-    stored = StoredConfig(config_of("sslinfo.objectives.vicreg.VICReg", "sslinfo.objectives.entropy.LogDet"))
+    stored = StoredConfig(config_of("sslinfo.objectives.VICReg", "sslinfo.objectives.entropy.LogDet"))
     same = config_of("sslinfo.objectives.VICReg", "sslinfo.objectives.LogDet")
     assert differences(stored, same) == []
     check_same_classes(stored, same)
@@ -169,7 +169,7 @@ def test_a_class_is_the_same_by_each_of_its_names() -> None:
 
 
 def test_a_training_of_other_classes_is_not_gone_on_with() -> None:
-    stored = StoredConfig(config_of("sslinfo.objectives.vicreg.VICReg", "sslinfo.objectives.entropy.LogDet"), path="x")
+    stored = StoredConfig(config_of("sslinfo.objectives.VICReg", "sslinfo.objectives.entropy.LogDet"), path="x")
     for half in ("sslinfo.objectives.PairDist", None):
         with pytest.raises(UserError, match=r"model\.entropy is .*(PairDist|left out) .* 'x' it is .*LogDet: give"):
             check_same_classes(stored, config_of("sslinfo.objectives.VICReg", half))
