@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 import lightning.pytorch as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslinfo.data import TwoViewDataModule
+from sslinfo.evaluation.calibration import averaging_batch_norm
 from sslinfo.experiments.training import build, digits, pretrain
 from sslinfo.objectives import JointEmbedding, PairDist
 
@@ -25,18 +26,9 @@ def calibrate(model: JointEmbedding, data: TwoViewDataModule) -> None:
         model: left in the mode that it was in.
         data: set up.
     """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    was_training = model.training
-    model.train()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    for raw in data.train_dataloader():
-        model.embed(data.to_batch(raw)["views"])
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
+    with averaging_batch_norm(model):
+        for raw in data.train_dataloader():
+            model.embed(data.to_batch(raw)["views"])
 
 
 class ViewFeatures(NamedTuple):

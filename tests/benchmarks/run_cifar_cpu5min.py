@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from sslinfo.cli import main as sslinfo
 from sslinfo.data import TwoViewDataModule
+from sslinfo.evaluation.calibration import averaging_batch_norm
 from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import knn_scores
 from sslinfo.objectives import JointEmbedding
@@ -42,13 +42,9 @@ def knn(model: JointEmbedding, data: TwoViewDataModule) -> float:
 @torch.no_grad()
 def calibrate(model: JointEmbedding, data: TwoViewDataModule, batches: int = 40) -> None:
     """Batch-norm statistics of an untrained backbone: the average over clean training batches of mixed classes."""
-    for module in model.backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None
-    model.backbone.train()
-    for raw, _ in zip(data.train_dataloader(), range(batches), strict=False):
-        model.backbone(data.views.clean(raw["images"]))
+    with averaging_batch_norm(model.backbone):
+        for raw, _ in zip(data.train_dataloader(), range(batches), strict=False):
+            model.backbone(data.views.clean(raw["images"]))
 
 
 def options(name: str, seed: int, arguments: argparse.Namespace) -> list[str]:
