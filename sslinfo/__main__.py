@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from sslinfo import __version__
 
@@ -30,31 +32,43 @@ Self-supervised learning with information-theoretic objectives and diagnostics.
 """
 
 
+class _Front(argparse.ArgumentParser):
+    """Reads which command it is; the rest is the command's own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            prog="sslinfo",
+            usage="sslinfo COMMAND [options]; `sslinfo COMMAND --help` lists its options",
+            description=DESCRIPTION,
+            epilog="commands:\n" + "\n".join(f"  sslinfo {name:10}{text}" for name, text in COMMANDS.items()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action="version", version=f"sslinfo {__version__}")
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+
+    def error(self, message: str) -> NoReturn:
+        _fail(f"{message}: a command comes first ({', '.join(COMMANDS)}), its options after it")
+
+
 def console(args: Sequence[str] | None = None) -> None:
     """Run a command line (``sys.argv`` without one); a user's mistake is a message and exit code 2, not a traceback."""
     given = list(sys.argv[1:] if args is None else args)
-    parser = argparse.ArgumentParser(
-        prog="sslinfo",
-        description=DESCRIPTION,
-        epilog="commands:\n" + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="sslinfo COMMAND [options]; `sslinfo COMMAND --help` lists its options",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"sslinfo {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do; it comes first")
-    if not given:
-        parser.print_help()
-        return
-    own = parser.parse_args(given[:1] if given[0] != "--debug" else given[:2])
-    rest = given[given.index(own.command) + 1 :]
-    if own.command == "recipes":
+    first = next((place for place, argument in enumerate(given) if not argument.startswith("-")), len(given) - 1)
+    parser, rest = _Front(), given[first + 1 :]
+    own = parser.parse_args(given[: first + 1])
+    if own.command is None:
+        _fail(f"no command is given: {', '.join(COMMANDS)}; `sslinfo --help` says what they do")
+    elif own.command not in COMMANDS:
+        close = difflib.get_close_matches(own.command, COMMANDS, n=1)
+        _fail(f"there is no command {own.command}: " + (f"did you mean {close[0]}?" if close else ", ".join(COMMANDS)))
+    elif own.command == "recipes":
         from sslinfo.recipes import print_recipes
 
         print_recipes(rest)
-        return
-    _run(own.command, [argument for argument in rest if argument != "--debug"], own.debug or "--debug" in rest)
+    else:
+        _run(own.command, [argument for argument in rest if argument != "--debug"], own.debug or "--debug" in rest)
 
 
 def _run(command: str, rest: list[str], debug: bool) -> None:
@@ -95,7 +109,7 @@ def _quiet() -> None:
         logging.getLogger(name).addFilter(lambda record: "litmodels" not in record.getMessage())
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"sslinfo: {message}", file=sys.stderr)
     sys.exit(2)
 
