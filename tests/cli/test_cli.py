@@ -257,7 +257,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "group of options": ([*FIT, "--modell.invariance", "3", *TINY], "did you mean model"),
     "option of a subcommand": (["validate", "--ckpt", "last"], "did you mean ckpt_path?"),
-    "subcommand": (["fitt", *FIT[1:], *TINY], "'fit', 'validate', 'test', 'predict'"),
+    "subcommand": (["fitt", *FIT[1:], *TINY], "did you mean fit?"),
     "data set": ([*FIT, *TINY, "--data.dataset", "cifar-10"], "did you mean 'cifar10'?"),
     "backbone": ([*FIT, *TINY, "--model.backbone", "resnet8"], "did you mean resnet18"),
     "views": ([*FIT, *TINY, "--data.views", "simclrr"], "did you mean simclr?"),
