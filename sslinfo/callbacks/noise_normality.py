@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from sslinfo.data.keyed_random import stream_keys
 from sslinfo.distributed import gather_uneven, rank, world_size
 from sslinfo.errors import UserError
+from sslinfo.evaluation.choice import Chosen, first
 from sslinfo.evaluation.noise_tests import NoiseTests
 from sslinfo.information import noise_normality
 from sslinfo.precision import full_precision
@@ -21,6 +21,7 @@ from sslinfo.reporting.publishing import Publication, log_numbers, note_once, pu
 
 REPRESENTATION = "info/representation"
 MOST_CURVES = 30  # older ones are thinned
+PURPOSE = "noise normality"  # of the choice of images
 
 
 class NoiseNormality(Callback):
@@ -65,10 +66,10 @@ class NoiseNormality(Callback):
             raise UserError(f"sigmas must be one or more noise levels above 0, got {list(sigmas)}")
         self.images, self.sigmas, self.draws = images, tuple(sorted(float(sigma) for sigma in sigmas)), draws
         self.history: History[tuple[int, NoiseTests]] = History(MOST_CURVES)  # by optimizer step
-        self._chosen: dict[str, Tensor] = {}
+        self._chosen = Chosen(self.images, PURPOSE)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._chosen = {}
+        self._chosen = Chosen(self.images, PURPOSE)
 
     def on_validation_batch_end(
         self,
@@ -81,26 +82,19 @@ class NoiseNormality(Callback):
     ) -> None:
         if not isinstance(batch, dict) or batch.get("clean") is None:
             return
-        rows = self._first({name: batch[name] for name in ("clean", "index")}, batch["keep"])
-        if self._chosen:
-            rows = self._first({name: torch.cat([self._chosen[name], some]) for name, some in rows.items()})
-        self._chosen = rows
-
-    def _first(self, rows: dict[str, Tensor], keep: Tensor | None = None) -> dict[str, Tensor]:
-        """Of these images, or of those to keep, the ones that come first by the hash of their index."""
-        order = stream_keys(0, 0, rows["index"], 0, "noise normality").argsort()
-        order = (order if keep is None else order[keep[order]])[: self.images]
-        return {name: some[order] for name, some in rows.items()}
+        keep = batch["keep"]
+        self._chosen.add({name: batch[name][keep] for name in ("clean", "index")})
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        if not self._chosen or not hasattr(pl_module, "num_features"):
+        rows = self._chosen.take()
+        self._chosen = Chosen(self.images, PURPOSE)
+        if not rows or not hasattr(pl_module, "num_features"):
             note_once(pl_module, "NoiseNormality is off: it needs a JointEmbedding and batches with clean images")
             return
-        chosen = self._first(gather_uneven(self._chosen))
-        self._chosen = {}
+        chosen = first(gather_uneven(rows), self.images, PURPOSE)
         measured = self._measure(pl_module, chosen)
         if measured is None:
             return

@@ -9,39 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sslinfo.data.keyed_random import stream_keys
+from sslinfo.evaluation.choice import Chosen, keys_of
 from sslinfo.information import LeastSquares, PairSums, within_radius
 
+PURPOSE = "generalization bound"  # of the choice of images
 PARTS = ("labelled", "first", "partner", "held_out")
 # Twice as many partners as firsts, so that nearly every first finds one whatever the class.
 SHARES = (0.4, 1 / 6, 1 / 3, 0.1)
 # Images whose features are kept; there are twice as many partners as firsts.
 MOST_LABELLED, MOST_HELD_OUT, MOST_FIRSTS = 20_000, 4096, 10_000
-
-
-class Chosen:
-    """The rows of a limited number of images, those that come first by the hash of their index."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.count = limit, 0
-        self._parts: list[dict[str, Tensor]] = []
-
-    def add(self, **rows: Tensor) -> None:
-        """Rows (N, ...) by name, "key" among the names."""
-        self._parts.append({name: some.clone() for name, some in rows.items()})
-        self.count += len(rows["key"])
-        if self.count > 2 * self.limit:
-            self.take()
-
-    def take(self) -> dict[str, Tensor]:
-        """The rows by name, in the order of their keys; none at all without images."""
-        if not self._parts:
-            return {}
-        whole = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
-        chosen = whole["key"].argsort()[: self.limit]
-        self._parts = [{name: some[chosen] for name, some in whole.items()}]
-        self.count = len(chosen)
-        return self._parts[0]
 
 
 class Split:
@@ -56,8 +32,8 @@ class Split:
         self.error: str | None = None
         self.labelled: LeastSquares | None = None
         self.views: PairSums | None = None
-        self.firsts, self.partners = Chosen(MOST_FIRSTS), Chosen(2 * MOST_FIRSTS)
-        self.held_out, self.own = Chosen(MOST_HELD_OUT), Chosen(MOST_LABELLED)
+        self.firsts, self.partners = Chosen(MOST_FIRSTS, PURPOSE), Chosen(2 * MOST_FIRSTS, PURPOSE)
+        self.held_out, self.own = Chosen(MOST_HELD_OUT, PURPOSE), Chosen(MOST_LABELLED, PURPOSE)
         self._seen: set[int] = set()
 
     def add(self, clean: Tensor, views: Sequence[Tensor], label: Tensor, index: Tensor) -> None:
@@ -81,7 +57,7 @@ class Split:
         except ValueError as error:  # a network that diverged: the training goes on, and the reason is reported
             self.error = str(error)
             return
-        part, key = part_of(index), keys_of(index)
+        part = part_of(index)
         masks = [part == number for number in range(len(PARTS))]
         assert bool((torch.stack(masks).sum(0) == 1).all())  # each image in one part
         of_labelled, of_firsts, of_partners, held_out = masks
@@ -103,7 +79,7 @@ class Split:
                 (self.partners, of_partners),
                 (self.held_out, held_out),
             ):
-                chosen.add(z=clean[mask], label=label[mask], key=key[mask])
+                chosen.add({"z": clean[mask], "label": label[mask], "index": index[mask]})
 
     def _treated(self, z: Tensor) -> Tensor:
         return within_radius(z, self.radius, self.treatment)
@@ -149,17 +125,12 @@ class Split:
         return float(risk), float((output.argmax(1) != rows["label"]).double().mean())
 
 
-def keys_of(index: Tensor) -> Tensor:
-    """The order (N,) in which images are taken: a hash of their index (N,)."""
-    return stream_keys(0, 0, index.long(), 0, "generalization bound")
-
-
 def part_of(index: Tensor) -> Tensor:
     """The part, a number into ``PARTS``, of the images with these indices (N,): a hash of the index alone.
 
     >>> [round(share, 2) for share in (part_of(torch.arange(1_000_000)).bincount() / 1_000_000).tolist()]
     [0.4, 0.17, 0.33, 0.1]
     """
-    uniform = ((keys_of(index) >> 11) & ((1 << 53) - 1)).double() / 2**53
+    uniform = ((keys_of(index, PURPOSE) >> 11) & ((1 << 53) - 1)).double() / 2**53
     edges = torch.tensor(SHARES, dtype=torch.float64, device=index.device).cumsum(0)[:-1]
     return torch.bucketize(uniform, edges, right=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sslinfo.evaluation.choice import Chosen
 from sslinfo.information import Moments
 from sslinfo.information.measure import Report, Scales, measure
 
@@ -26,11 +27,9 @@ class WholeSet:
     """Moments of all samples, and some samples, chosen by a hash of their index: the same on any number of ranks."""
 
     def __init__(self, samples: int) -> None:
-        self.samples = samples
+        self.chosen = Chosen(samples, "information monitor")
         self.moments: Moments | None = None
         self.absent: Report | None = None  # in place of numbers
-        self.rows: Tensor | None = None  # (n, V, d)
-        self.index: Tensor | None = None
 
     def add(self, views: Views, index: Tensor) -> None:
         if self.absent is None:
@@ -40,20 +39,16 @@ class WholeSet:
         joint = 2 * views[0].shape[1] <= WIDEST_JOINT
         some = Moments.of(*(views[:2] if joint else views[:1]))
         self.moments = some if self.moments is None else self.moments + some
-        rows = torch.stack(views, dim=1)
-        if self.rows is not None and self.index is not None:
-            rows, index = torch.cat([self.rows, rows]), torch.cat([self.index, index])
-        chosen = _scatter(index).argsort()[: self.samples]
-        self.rows, self.index = rows[chosen], index[chosen]
+        self.chosen.add({"views": torch.stack(views, dim=1), "index": index})
 
     def measure(self, scales: Scales) -> Report:
         if self.absent is not None:
             return self.absent
-        assert self.rows is not None
-        assert self.index is not None
         assert self.moments is not None
-        found = measure(self.rows[self.index.argsort()].unbind(1), self.moments, scales)
-        if self.rows.shape[1] > 1 and len(self.moments.sizes) == 1 and PAIRED in found.reasons:
+        rows = self.chosen.take()
+        views = rows["views"][rows["index"].argsort()].unbind(1)
+        found = measure(views, self.moments, scales)
+        if len(views) > 1 and len(self.moments.sizes) == 1 and PAIRED in found.reasons:
             found.reasons[PAIRED] = f"joint moments of two views are kept up to {WIDEST_JOINT // 2} features"
         return found
 
@@ -62,10 +57,3 @@ class WholeSet:
         if self.moments is None or self.absent is not None or self.moments.n < 2:
             return None
         return self.moments.view(0)
-
-
-def _scatter(index: Tensor) -> Tensor:
-    """A number for each index in an order that has nothing to do with theirs; distinct for distinct indices."""
-    mixed = (index.long() + 1) * -7046029254386353131  # odd, so invertible modulo 2^64
-    mixed = mixed ^ ((mixed >> 32) & 0xFFFFFFFF)
-    return mixed * -4417276706812531889

@@ -27,7 +27,8 @@ from sslinfo.data.stores.files import FileStore
 from sslinfo.data.stores.overlap import images_in_both
 from sslinfo.errors import UserError
 from sslinfo.evaluation import bound_split
-from sslinfo.evaluation.bound_split import PARTS, SHARES, Split, keys_of, part_of
+from sslinfo.evaluation.bound_split import PARTS, PURPOSE, SHARES, Split, part_of
+from sslinfo.evaluation.choice import keys_of
 from sslinfo.evaluation.features import clean_features
 from sslinfo.information import generalization_bound, within_radius
 from sslinfo.information.bound import WITHOUT_LABELS
@@ -92,7 +93,7 @@ def test_parts_are_disjoint_and_as_large_as_they_say() -> None:
 
 def pairs_by_hand(z: Tensor, label: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
     """The k-th first of a class by its key with the k-th partner, and how many firsts have none."""
-    part, order = part_of(index), keys_of(index).argsort().tolist()
+    part, order = part_of(index), keys_of(index, PURPOSE).argsort().tolist()
     pairs, left = [], 0
     for number in label.unique().tolist():
         firsts, partners = ([row for row in order if label[row] == number and part[row] == kind] for kind in (1, 2))
@@ -226,8 +227,8 @@ def test_kept_features_are_bounded_and_do_not_depend_on_batches(monkeypatch: pyt
     assert found[1] == pytest.approx(found[0], rel=1e-10)
     assert found[2] == pytest.approx(found[0], rel=1e-10)
     # Those with the smallest keys.
-    keys = keys_of(torch.arange(n))[part_of(torch.arange(n)) == 3].sort().values[:50]
-    assert torch.equal(split.held_out.take()["key"], keys)
+    keys = keys_of(torch.arange(n), PURPOSE)[part_of(torch.arange(n)) == 3].sort().values[:50]
+    assert torch.equal(keys_of(split.held_out.take()["index"], PURPOSE), keys)
 
 
 def test_images_that_come_twice_are_refused() -> None:

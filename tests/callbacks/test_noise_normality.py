@@ -160,16 +160,6 @@ def test_images_do_not_depend_on_the_batches(batch_size: int, tmp_path: Path) ->
     assert validate(module(), callback(), tmp_path, digits(batch_size)) == pytest.approx(whole, rel=1e-5)
 
 
-def test_images_are_spread_over_the_set() -> None:
-    """Of 1000 images twenty, chosen by index alone; all in one half would be chance of 2 to the -19."""
-    watcher = callback(images=20)
-    chosen = watcher._first({"index": torch.arange(1000), "clean": torch.arange(1000.0)})["index"]
-    assert len(chosen.unique()) == 20
-    assert 0 < int((chosen < 500).sum()) < 20
-    backwards = watcher._first({"index": torch.arange(1000).flip(0), "clean": torch.zeros(1000)})["index"]
-    assert set(chosen.tolist()) == set(backwards.tolist())
-
-
 # Any number of ranks
 
 
