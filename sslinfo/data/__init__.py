@@ -1,6 +1,6 @@
 """Images and their views."""
 
 from sslinfo.data.datamodule import TwoViewDataModule
-from sslinfo.data.views import View, Views, views_preset
+from sslinfo.data.views import View, ViewPipeline, views_preset
 
-__all__ = ["TwoViewDataModule", "View", "Views", "views_preset"]
+__all__ = ["TwoViewDataModule", "View", "ViewPipeline", "views_preset"]

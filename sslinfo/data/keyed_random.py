@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from sslinfo.errors import UserError
+
 _WORD = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
@@ -61,14 +63,14 @@ def stream_keys(seed: int, epoch: int, index: Tensor, view: int, operation: str 
         (N,) int64 on the device of ``index``. For fixed other arguments, different images have different keys.
 
     Raises:
-        ValueError: if ``index`` is not a vector of int64.
+        UserError: if ``index`` is not a vector of int64.
 
     Example:
         >>> stream_keys(0, 0, torch.arange(3), 0, "crop").unique().numel()
         3
     """
     if index.dtype != torch.int64 or index.ndim != 1:
-        raise ValueError(
+        raise UserError(
             f"index must be a vector of int64, got shape {tuple(index.shape)} of {index.dtype}: "
             "pass each image's position in the data set, torch.as_tensor(positions, dtype=torch.int64)"
         )
@@ -112,7 +114,7 @@ def uniforms(seed: int, epoch: int, index: Tensor, view: int, operation: str | i
         (N, count) float64 in [0, 1) on the device of ``index``, the same bits on every device.
 
     Raises:
-        ValueError: if ``index`` is not a vector of int64.
+        UserError: if ``index`` is not a vector of int64.
 
     Source: derived; the mixing function is SplitMix64's.
 

@@ -32,8 +32,8 @@ class Request:
 class Progress:
     """How far training is: ``batches`` of ``epoch`` were trained on.
 
-    It is read off the batches themselves: the number that Lightning hands to ``set_epoch`` is one too high after a
-    resume at the end of an epoch where ``max_steps`` ends the training.
+    The batches themselves tell it. Lightning has a count of its own, which it hands to ``set_epoch``. That one is too
+    high by one after a resume from the end of an epoch in which ``max_steps`` ended the training.
     """
 
     epoch: int = 0
@@ -56,15 +56,16 @@ class Progress:
 class BatchSampler(DistributedSampler):
     """Yields this rank's :class:`Request` for each batch of an epoch.
 
-    It is a ``DistributedSampler`` so that Lightning leaves it in place; ranks are asked for when the epoch starts.
+    It inherits ``DistributedSampler``, so Lightning does not replace it. The number of ranks is read when an epoch
+    starts.
 
     Args:
         size: number of images.
         batch_size: images per rank and batch.
-        shuffle: a new order in each epoch; and only whole global batches, so that the ranks' shards are equal. Without
-            it every image comes once, and the last batch is filled with repeats whose ``keep`` is False.
+        shuffle: give each epoch a new order, and only whole global batches, so that all ranks have equally many images.
+            Without it every image comes once, and repeats whose ``keep`` is False fill the last batch.
         seed: of the order.
-        progress: where to start; without it at batch 0 of the epoch of ``set_epoch``.
+        progress: where to start. Without it each epoch starts at its first batch.
 
     >>> [request.positions.tolist() for request in BatchSampler(5, 2, shuffle=False)]
     [[0, 1], [2, 3], [4]]
@@ -112,10 +113,10 @@ class BatchSampler(DistributedSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader that Lightning takes for resumable; the state that counts is the data module's.
+    """A DataLoader that Lightning regards as resumable. Its state is empty, since the data module keeps the place.
 
-    Lightning restores a loader's own state only if nothing has asked for the number of steps before, which a schedule
-    does.
+    Lightning would restore a loader's own state only if nothing had asked for the number of training steps before. A
+    learning-rate schedule asks for it.
     """
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Source: what the loader's workers hold, from a request for images to one rank's batch on the host."""
+"""Source: turns a request for images into one rank's batch on the host. Each worker of the loader holds one."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torchvision.transforms.v2.functional import to_pil_image
 from sslinfo.data.keyed_random import stream_keys
 from sslinfo.data.loading import Request
 from sslinfo.data.stores import Fetched, ImageStore
-from sslinfo.data.views import Views
+from sslinfo.data.views import ViewPipeline
 from sslinfo.errors import UserError
 
 
 class Source(Dataset):
-    """What the loader's workers hold: a store of images, and the views' crops where they are made on the host.
+    """A store of images, and the pipeline that crops the views where they are made on the host.
 
-    ``source[request]`` is one rank's batch before its transfer to the device, always as long as the request.
+    ``source[request]`` is one rank's batch before its transfer to the device, and always as long as the request.
     """
 
     def __init__(
         self,
         store: ImageStore,
-        views: Views,
+        pipeline: ViewPipeline,
         seed: int,
         training: bool,
         transform: Callable[[Tensor], Any] | None = None,
         make_views: bool = True,
     ) -> None:
-        self.store, self.views, self.seed, self.training = store, views, seed, training
+        self.store, self.pipeline, self.seed, self.training = store, pipeline, seed, training
         self.transform, self.make_views = transform, make_views
 
     def __len__(self) -> int:
@@ -61,11 +61,11 @@ class Source(Dataset):
         if self.make_views and self.transform is not None:
             raw["views"] = self._transformed(fetched, raw["epoch"])
         elif self.make_views and isinstance(images, list):
-            raw["crops"] = self.views.host_crops(images, seed=self.seed, epoch=raw["epoch"], index=fetched.index)
+            raw["crops"] = self.pipeline.host_crops(images, seed=self.seed, epoch=raw["epoch"], index=fetched.index)
         if not isinstance(images, list):
             raw["images"] = images
         elif not self.training:
-            raw["images"] = self.views.host_clean(images)
+            raw["images"] = self.pipeline.host_clean(images)
         return raw
 
     def _fill(self, fetched: Fetched, request: Request) -> tuple[Fetched, Tensor]:
@@ -96,7 +96,7 @@ class Source(Dataset):
         views = []
         with torch.random.fork_rng(devices=[]):
             states = random.getstate(), np.random.get_state()  # noqa: NPY002
-            for view in range(len(self.views.views)):
+            for view in range(len(self.pipeline.views)):
                 keys = stream_keys(self.seed, epoch, fetched.index, view, "transform").tolist()
                 rows = []
                 for image, key in zip(images, keys, strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from sslinfo.data.views import Views, views_preset
+from sslinfo.data.views import ViewPipeline, views_preset
 
 BATCH, ROUNDS = 256, 15
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -51,7 +51,7 @@ def main() -> dict[str, float]:
     index = torch.arange(BATCH)
 
     def batched(compile: bool) -> Callable[[int], object]:
-        views = Views(views_preset("vicreg")[:1], 32, MEAN, STD, compile)
+        views = ViewPipeline(views_preset("vicreg")[:1], 32, MEAN, STD, compile)
         return lambda turn: views(images, seed=0, epoch=0, index=index, batch=turn)
 
     pipelines: dict[str, Callable[[int], object]] = {

@@ -44,7 +44,7 @@ def calibrate(model: JointEmbedding, data: TwoViewDataModule, batches: int = 40)
     """Batch-norm statistics of an untrained backbone: the average over clean training batches of mixed classes."""
     with averaging_batch_norm(model.backbone):
         for raw, _ in zip(data.train_dataloader(), range(batches), strict=False):
-            model.backbone(data.views.clean(raw["images"]))
+            model.backbone(data.pipeline.clean(raw["images"]))
 
 
 def options(name: str, seed: int, arguments: argparse.Namespace) -> list[str]:

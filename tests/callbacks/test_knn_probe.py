@@ -62,7 +62,7 @@ def test_the_bank_is_of_clean_training_images_and_let_go() -> None:
     ((_, features, labels),) = probe.banks
     assert features.shape == (50, 12)
     store = data.stores["train"]
-    images = data.views.clean(store.read(range(len(store))).images)
+    images = data.pipeline.clean(store.read(range(len(store))).images)
     whole = model.eval()(images)
     for feature, label in zip(features, labels.tolist(), strict=True):
         nearest = int((whole - feature).abs().amax(1).argmin())

@@ -539,7 +539,7 @@ def test_predictions_are_the_network_s_outputs(after_training: Path) -> None:
     found = np.load("out/features.npz")
     digits = load_digits()
     model = cli.model.eval()
-    mean, std = cli.datamodule.views.mean[0], cli.datamodule.views.std[0]
+    mean, std = cli.datamodule.pipeline.mean[0], cli.datamodule.pipeline.std[0]
     seen = []
     assert not any(name.startswith("test_") for name in found), "the digits have no test images"
     for split in ("train", "val"):

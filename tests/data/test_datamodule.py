@@ -100,7 +100,7 @@ def test_split_is_disjoint_complete_stratified_and_seeded() -> None:
 
 def test_no_held_out_part(tmp_path: Path) -> None:
     write_cifar(tmp_path)
-    with pytest.warns(UserWarning, match="validation runs on the test images, so choose nothing by it"):
+    with pytest.warns(UserWarning, match=r"on the test images\. Do not choose a model or a setting by its results"):
         data = ready("cifar10", root=str(tmp_path), val_fraction=0.0)
     assert [len(data.stores[split]) for split in ("train", "val", "test")] == [100, 20, 20]
     with pytest.raises(UserError, match="val_fraction=0, but the data set has no test images"):
@@ -163,7 +163,10 @@ def test_stl10_pretrains_on_what_it_is_told(tmp_path: Path, train_on: Any, size:
 
 
 def test_unlabelled_split_of_another_data_set() -> None:
-    with pytest.raises(UserError, match="train_on='both' needs an unlabelled split, which only stl10 has"):
+    with pytest.raises(
+        UserError,
+        match="needs an unlabelled split, and this data set has train: set data.train_on: train",
+    ):
         ready(train_on="both")
 
 
@@ -199,7 +202,7 @@ def _views_by_image(batch_size: int, epoch: int = 0) -> dict[int, Tensor]:
     data = ready(batch_size=batch_size)
     data.progress.resume(epoch, 0)
     # Without jitter, whose order of operations belongs to the batch, a view belongs to the image alone.
-    data.views.views = [View(crop_scale=(0.3, 1.0), flip=0.5, noise=0.2)] * 2
+    data.pipeline.views = [View(crop_scale=(0.3, 1.0), flip=0.5, noise=0.2)] * 2
     made = {}
     for raw in data.train_dataloader():
         batch = data.to_batch(raw)
@@ -389,7 +392,7 @@ def test_folder_of_grey_images_trains_on_one_channel(tmp_path: Path, in_memory: 
     assert torch.isfinite(fit.callback_metrics["train/loss"])
     assert data.channels == data.hparams["channels"] == 1
     assert {tuple(view.shape) for batch in seen.train for view in batch["views"]} == {(4, 1, 32, 32)}
-    (mean,), (std,) = data.views.mean, data.views.std
+    (mean,), (std,) = data.pipeline.mean, data.pipeline.std
     clean = torch.cat([batch["clean"][batch["keep"]] for batch in seen.val])
     index = torch.cat([batch["index"][batch["keep"]] for batch in seen.val])
     files = sorted((tmp_path / "train").rglob("*.png"))
@@ -515,14 +518,14 @@ def test_four_channels(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments(options: dict[str, Any], error: str) -> None:
-    with pytest.raises(ValueError, match=error):
+    with pytest.raises(UserError, match=error):
         ready(**options).train_dataloader()
 
 
 def test_normalisation(tmp_path: Path) -> None:
     write_cifar(tmp_path)
     data = ready("cifar10", root=str(tmp_path))
-    assert data.views.mean == [0.4914, 0.4822, 0.4465]
+    assert data.pipeline.mean == [0.4914, 0.4822, 0.4465]
     data = ready("cifar10", root=str(tmp_path), mean=[0.0] * 3, std=[1.0] * 3)
     clean = data.to_batch(next(iter(data.test_dataloader())))["clean"]
     assert clean.min() >= 0

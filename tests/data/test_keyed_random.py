@@ -5,6 +5,7 @@ import torch
 from scipy import stats
 
 from sslinfo.data.keyed_random import _words, normals, stream_keys, uniforms
+from sslinfo.errors import UserError
 
 # Statistical tests have fixed seeds. With ALARM as their level, each p-value below falsely alarms with 1e-4.
 ALARM = 1e-4
@@ -104,7 +105,7 @@ def test_no_images():
 
 @pytest.mark.parametrize("index", [torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64), torch.tensor(3)])
 def test_a_wrong_index_is_named(index):
-    with pytest.raises(ValueError, match="index must be a vector of int64"):
+    with pytest.raises(UserError, match="index must be a vector of int64"):
         draw(index)
 
 

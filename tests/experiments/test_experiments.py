@@ -54,7 +54,7 @@ def test_an_unknown_method_is_an_error() -> None:
 def test_validation_images_are_sklearns_and_normalised() -> None:
     data = digits(batch_size=100)
     images = validation_images(data, 250)
-    pixels = images * data.views.std[0] + data.views.mean[0]
+    pixels = images * data.pipeline.std[0] + data.pipeline.mean[0]
     expected = load_digits().images[data.stores["val"].index[:250]] / 16
     np.testing.assert_allclose(pixels[:, 0], expected, atol=0.51 / 255)  # kept in 8 bits
     assert len(validation_images(data, 10_000)) == len(data.stores["val"])

@@ -103,7 +103,7 @@ class ImageStore(ABC):
 
     def _check(self, positions: Tensor) -> None:
         if positions.ndim != 1:
-            raise ValueError(f"indices must have one dimension, got shape {tuple(positions.shape)}")
+            raise UserError(f"indices must have one dimension, got shape {tuple(positions.shape)}")
         if len(positions) and (int(positions.min()) < 0 or int(positions.max()) >= len(self)):
             raise IndexError(
                 f"indices must lie in 0 ... {len(self) - 1}, the images of {self.where}; "

@@ -13,7 +13,7 @@ from sslinfo.errors import UserError
 class JoinedStore(ImageStore):
     """Two stores one behind the other; nothing is copied.
 
-    The images of the second keep their `index` plus the `total` of the first, so that no two images share one. Class
+    An image of the second has its own `index` plus the `total` of the first, so no two images share an index. Class
     names are those of the first: labels of the second are taken to mean the same.
 
     Args:

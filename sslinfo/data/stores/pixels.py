@@ -39,13 +39,13 @@ def match_channels(images: Tensor, channels: int | None) -> Tensor:
 def _converted(image: Image.Image, channels: int | None) -> Image.Image:
     """The image as "L" or "RGB"; with None, grey stays grey."""
     if channels not in (None, 1, 3):
-        raise ValueError(f"PIL images have 1 or 3 channels here, not {channels}: return a tensor (C, H, W) for more")
+        raise UserError(f"PIL images have 1 or 3 channels here, not {channels}: return a tensor (C, H, W) for more")
     if image.mode.startswith("I;16"):
         # PIL would clip at 255.
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"PIL mode {image.mode} has no fixed range; convert it to 8 or 16 bits")
+        raise UserError(f"PIL mode {image.mode} has no fixed range; convert it to 8 or 16 bits")
     if channels is None:
         channels = 1 if image.mode in _GREY_MODES else 3
     mode = "L" if channels == 1 else "RGB"
@@ -60,31 +60,31 @@ def _pil_to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_tensor(image: object, channels: int | None) -> Tensor:
-    """uint8 or float32 (C, H, W) of what a dataset may return; ValueError says what is wrong with it."""
+    """uint8 or float32 (C, H, W) of what a dataset may return; UserError says what is wrong with it."""
     if isinstance(image, Image.Image):
         return _pil_to_tensor(_converted(image, channels))
     if isinstance(image, np.ndarray):
         if image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[2] not in (1, 3):
-            raise ValueError(f"a numpy image is read as (H, W, C), got shape {image.shape}: transpose it")
+            raise UserError(f"a numpy image is read as (H, W, C), got shape {image.shape}: transpose it")
         if image.ndim == 3:
             image = image.transpose(2, 0, 1)
         image = torch.from_numpy(np.ascontiguousarray(image))
     if not isinstance(image, Tensor):
-        raise ValueError(f"an image is a PIL image, a tensor or a numpy array, got {type(image).__name__}")
+        raise UserError(f"an image is a PIL image, a tensor or a numpy array, got {type(image).__name__}")
     tensor = image.detach().as_subclass(Tensor)
     if tensor.ndim == 2:
         tensor = tensor[None]
     if tensor.ndim != 3 or tensor.numel() == 0:
-        raise ValueError(f"an image has shape (C, H, W), got {tuple(tensor.shape)}")
+        raise UserError(f"an image has shape (C, H, W), got {tuple(tensor.shape)}")
     if tensor.is_floating_point():
         tensor = tensor.float()
     elif tensor.dtype != torch.uint8:
-        raise ValueError(f"an image is uint8, or float in [0, 1], got {tensor.dtype}")
+        raise UserError(f"an image is uint8, or float in [0, 1], got {tensor.dtype}")
     return match_channels(tensor, channels)
 
 
 def presented(image: Tensor) -> Image.Image | Tensor:
-    """An image as per-image transforms know it."""
+    """An image in the form that per-image transforms take: PIL for 1 or 3 channels, else the tensor."""
     if image.dtype != torch.uint8 or image.shape[0] not in (1, 3):
         return image
     pixels = image.permute(1, 2, 0).numpy()

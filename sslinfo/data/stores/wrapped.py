@@ -20,8 +20,8 @@ class WrappedStore(PerImageStore):
 
     An item is an image, `(image, label, ...)`, or a dict with "image" and perhaps "label"; an image is a PIL image, a
     uint8 or float tensor (C, H, W), or a uint8 or float numpy array (H, W) or (H, W, C). Floats lie in [0, 1]. Labels
-    are taken from `dataset.targets` or `dataset.labels`, where those say what the items say; else one pass over all
-    items finds them, when `labels` is first asked for.
+    come from `dataset.targets` or `dataset.labels`, unless the dataset has a `target_transform`. Where they cannot, one
+    pass over all items finds them, when `labels` is first asked for.
 
     Args:
         dataset: has `__len__` and `__getitem__`.
@@ -30,8 +30,8 @@ class WrappedStore(PerImageStore):
         where: a short string for error messages; by default the class name of the dataset.
 
     Raises:
-        TypeError: where the dataset has no length or no `__getitem__`.
-        UserError: where an item is not an image of the kinds above, naming the item.
+        UserError: where the dataset has no length or no `__getitem__`, or where an item is not an image of the kinds
+            above, naming the item.
 
     Example:
         >>> store = WrappedStore([(np.full((2, 2), 7, dtype=np.uint8), 1), (np.zeros((2, 2), dtype=np.uint8), 0)])
@@ -49,7 +49,7 @@ class WrappedStore(PerImageStore):
     ) -> None:
         where = where or (dataset.where if isinstance(dataset, ImageStore) else type(dataset).__name__)
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise TypeError(f"{where} is no map-style dataset: it needs __len__ and __getitem__")
+            raise UserError(f"{where} is no map-style dataset: it needs __len__ and __getitem__")
         if len(dataset) == 0:
             raise UserError(f"the dataset {where} is empty: check its root and split")
         names = getattr(dataset, "classes", None)
@@ -66,7 +66,7 @@ class WrappedStore(PerImageStore):
         self.channels = max(image.shape[0] for image in probed)
         shapes = {(self.channels, image.shape[1], image.shape[2]) for image in probed}
         self._shape = shapes.pop() if len(shapes) == 1 else None
-        # Grey images among coloured ones become RGB; the other way round would lose what the user did not offer.
+        # Grey images among coloured ones become RGB. The other way round would lose colours without being asked to.
         self._wanted_channels = self.channels if self.channels == 3 else channels
 
     @property

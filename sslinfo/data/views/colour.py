@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sslinfo.errors import UserError
+
 _RED, _GREEN, _BLUE = 0.2989, 0.587, 0.114
 
 
@@ -18,7 +20,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 def _require_rgb(images: Tensor, operation: str) -> None:
     if images.shape[1] != 3:
-        raise ValueError(
+        raise UserError(
             f"{operation} needs images of 1 or 3 channels, got {images.shape[1]}: set the saturation and hue of "
             "`jitter` and the probability `grey` to 0, or convert the images"
         )
@@ -33,7 +35,7 @@ def rgb_to_grayscale(images: Tensor) -> Tensor:
     """The grey image on as many channels as came in; images of one channel are returned as they are.
 
     Raises:
-        ValueError: if the images have neither 1 nor 3 channels.
+        UserError: if the images have neither 1 nor 3 channels.
 
     Example:
         >>> rgb_to_grayscale(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)).flatten()
@@ -72,7 +74,7 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     """factor * image + (1 - factor) * grey image, clamped; images of one channel are returned as they are.
 
     Raises:
-        ValueError: if the images have neither 1 nor 3 channels.
+        UserError: if the images have neither 1 nor 3 channels.
 
     Example:
         >>> adjust_saturation(torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1), torch.tensor([0.0])).flatten()
@@ -92,7 +94,7 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     M - (M - m) clamp(2 - 6 dist(h, c + 1/2), 0, 1), where dist is measured around the circle, at most 1/2.
 
     Raises:
-        ValueError: if the images have neither 1 nor 3 channels.
+        UserError: if the images have neither 1 nor 3 channels.
 
     Source: derived from the definition of HSV.
 
@@ -143,14 +145,14 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], out: 
     """(image - mean) / std with one mean and standard deviation for each channel.
 
     Raises:
-        ValueError: if their numbers are not the number of channels.
+        UserError: if their numbers are not the number of channels.
 
     Example:
         >>> normalize(torch.tensor([0.5, 1.0]).view(1, 1, 1, 2), [0.5], [0.25]).flatten()
         tensor([0., 2.])
     """
     if not len(mean) == len(std) == images.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"mean and std need one value for each channel, got {len(mean)} and {len(std)} for {images.shape[1]} "
             "channels: give the statistics of this data set"
         )

@@ -1,4 +1,4 @@
-"""Views: the views of a recipe with their size and normalisation, made a whole batch at a time."""
+"""ViewPipeline: the views of a recipe with their size and normalisation, made a whole batch at a time."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as reference
 from sslinfo.data.views import colour
 from sslinfo.data.views.resample import Interpolation, to_float
 from sslinfo.data.views.view import Parameters, View
+from sslinfo.errors import UserError
 
 # Elements of the views that are worked on at a time. On a CPU they stay, with their temporaries, in a core's
 # second-level cache and in memory that the C library keeps (larger pieces go back to the system and cost page faults);
@@ -17,8 +18,10 @@ _CPU_CHUNK = 200_000
 _GPU_CHUNK = 64_000_000
 
 
-class Views:
-    """The views of a recipe: their size and normalisation, on the device or, for images of mixed sizes, in two steps.
+class ViewPipeline:
+    """Makes the views of a recipe, of one size and normalised.
+
+    Images of one size are worked on where they are, on any device. Images of mixed sizes are cropped on the host first.
 
     Args:
         views: one :class:`View` for each view of an image.
@@ -27,11 +30,11 @@ class Views:
         compile: compile the resampling weights and the colour jitter; on a CPU it needs a C++ compiler.
 
     Raises:
-        ValueError: for no views, a size below 1, or a mean and std that do not fit each other.
+        UserError: for no views, a size below 1, or a mean and std that do not fit each other.
 
     Example:
         >>> from sslinfo.data import views_preset
-        >>> views = Views(views_preset("vicreg"), 32, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
+        >>> views = ViewPipeline(views_preset("vicreg"), 32, [0.5, 0.5, 0.5], [0.25, 0.25, 0.25])
         >>> images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
         >>> one, two = views(images, seed=0, epoch=0, index=torch.arange(4), batch=0)
         >>> one.shape, one.dtype
@@ -42,11 +45,11 @@ class Views:
         self, views: Sequence[View], size: int, mean: Sequence[float], std: Sequence[float], compile: bool = False
     ) -> None:
         if not views:
-            raise ValueError("views must hold at least one View, got none: views_preset(name) has the published ones")
+            raise UserError("views must hold at least one View, got none: views_preset(name) has the published ones")
         if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {size}")
+            raise UserError(f"size must be at least 1 pixel, got {size}")
         if len(mean) != len(std) or min(std, default=1.0) <= 0.0:
-            raise ValueError(f"mean and std must be of one length, and std above 0, got {mean} and {std}")
+            raise UserError(f"mean and std must be of one length, and std above 0, got {mean} and {std}")
         self.views = list(views)
         self.size = size
         self.mean = [float(v) for v in mean]
@@ -76,17 +79,17 @@ class Views:
             V tensors (N, C, size, size) float32, normalised, on the device of the images.
 
         Raises:
-            ValueError: if neither ``images`` nor ``crops`` is given, or their numbers do not fit.
+            UserError: if neither ``images`` nor ``crops`` is given, or their numbers do not fit.
         """
         sources = [images] * len(self.views) if crops is None else crops
         if len(sources) != len(self.views):
-            raise ValueError(f"crops must hold one tensor for each of {len(self.views)} views, got {len(sources)}")
+            raise UserError(f"crops must hold one tensor for each of {len(self.views)} views, got {len(sources)}")
         made = []
         for number, (view, source) in enumerate(zip(self.views, sources, strict=True)):
             if source is None:
-                raise ValueError("images and crops are both None: give images, or the result of host_crops")
+                raise UserError("images and crops are both None: give images, or the result of host_crops")
             if source.ndim != 4 or len(source) != len(index):
-                raise ValueError(
+                raise UserError(
                     f"images must be (N, C, H, W) with one index each, got shape {tuple(source.shape)} and "
                     f"{len(index)} indices"
                 )
@@ -121,7 +124,7 @@ class Views:
             (N, C, size, size) float32.
 
         Example:
-            >>> views = Views([View()], 8, [0.5], [0.25])
+            >>> views = ViewPipeline([View()], 8, [0.5], [0.25])
             >>> views.clean(torch.full((2, 1, 9, 12), 0.75)).mean()
             tensor(1.)
         """
@@ -130,7 +133,7 @@ class Views:
     def host_crops(self, images: Sequence[Tensor], *, seed: int, epoch: int, index: Tensor) -> list[Tensor]:
         """Crop images of mixed sizes on the host; ``__call__(crops=...)`` makes the views of the result.
 
-        The boxes are those of the pipeline on the device, and so is the result, but for the rounding to 8 bits.
+        The boxes are those that the device would draw. The result is rounded to 8 bits, and differs by that alone.
 
         Args:
             images: N images (C, H, W) uint8 of any sizes.
@@ -152,7 +155,7 @@ class Views:
         return made
 
     def host_clean(self, images: Sequence[Tensor]) -> Tensor:
-        """The part of :meth:`clean` that images of mixed sizes need on the host; ``clean`` of the result ends it.
+        """The first step of :meth:`clean` for images of mixed sizes, on the host. Pass the result to ``clean``.
 
         Args:
             images: N images (C, H, W) of any sizes, uint8 or float in [0, 1].

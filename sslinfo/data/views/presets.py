@@ -3,6 +3,7 @@
 from typing import Literal
 
 from sslinfo.data.views.view import View
+from sslinfo.errors import UserError
 
 Preset = Literal["simclr", "swav", "moco", "simsiam", "barlow_twins", "byol", "mocov3", "vicreg", "wmse", "digits"]
 
@@ -32,7 +33,7 @@ def views_preset(name: Preset) -> list[View]:
     mild brightness and contrast, noise.
 
     Raises:
-        ValueError: for another name.
+        UserError: for another name.
 
     Example:
         >>> [view.solarize for view in views_preset("byol")]
@@ -42,7 +43,7 @@ def views_preset(name: Preset) -> list[View]:
         view = View(jitter=(0.2, 0.2, 0.0, 0.0), degrees=12.0, translate=0.125, scale=(0.9, 1.1), shear=5.0, noise=0.05)
         return [view, view]
     if name not in _PUBLISHED:
-        raise ValueError(f"there is no preset {name!r}: choose one of {', '.join((*_PUBLISHED, 'digits'))}")
+        raise UserError(f"there is no preset {name!r}: choose one of {', '.join((*_PUBLISHED, 'digits'))}")
     scale, jitter, blurs, solarizes = _PUBLISHED[name]
     return [
         View(crop_scale=scale, flip=0.5, jitter=jitter, grey=0.2, blur=blur, solarize=solarize)

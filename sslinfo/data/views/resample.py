@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sslinfo.errors import UserError
 from sslinfo.precision import full_precision
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -21,7 +22,7 @@ def to_float(images: Tensor) -> Tensor:
     """uint8 images to float32 in [0, 1]; floating point images to float32 as they are.
 
     Raises:
-        ValueError: for other types.
+        UserError: for other types.
 
     Example:
         >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
@@ -31,7 +32,7 @@ def to_float(images: Tensor) -> Tensor:
         return images.float().div_(255.0)
     if images.is_floating_point():
         return images.float()
-    raise ValueError(f"images must be uint8, or floating point in [0, 1], got {images.dtype}: convert them first")
+    raise UserError(f"images must be uint8, or floating point in [0, 1], got {images.dtype}: convert them first")
 
 
 def _kernel(distance: Tensor, interpolation: str) -> Tensor:
@@ -80,7 +81,7 @@ def resample_matrix(
                  [0.0000, 0.0000, 1.0000, 0.0000]]])
     """
     if interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f"interpolation must be 'bilinear' or 'bicubic', got {interpolation!r}")
+        raise UserError(f"interpolation must be 'bilinear' or 'bicubic', got {interpolation!r}")
     device = length.device
     scale = length.float().div_(size_out)[:, None]
     out = torch.arange(size_out, device=device, dtype=torch.float32).add_(0.5)
@@ -186,7 +187,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
         (N, C, H, W) float32.
 
     Raises:
-        ValueError: if ``kernel_size`` is even, not positive or too large.
+        UserError: if ``kernel_size`` is even, not positive or too large.
 
     Source: equals ``torchvision.transforms.v2.functional.gaussian_blur``.
 
@@ -198,7 +199,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """
     h, w = images.shape[-2:]
     if kernel_size < 1 or kernel_size % 2 == 0 or kernel_size // 2 >= min(h, w):
-        raise ValueError(
+        raise UserError(
             f"kernel_size must be odd, positive and at most {2 * min(h, w) - 1} on images of {h} x {w} pixels, "
             f"got {kernel_size}: choose another blur_kernel"
         )

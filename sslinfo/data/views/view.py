@@ -16,6 +16,7 @@ from torch import Tensor
 from sslinfo.data.keyed_random import normals_of, stream_keys, uniforms
 from sslinfo.data.views import colour
 from sslinfo.data.views.resample import Interpolation, affine, gaussian_blur, resample_matrix, separable, to_float
+from sslinfo.errors import UserError
 
 Parameters = dict[str, Tensor]
 Box = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -120,7 +121,7 @@ class View:
         noise: standard deviation of Gaussian noise on each value, clamped to [0, 1].
 
     Raises:
-        ValueError: for a value out of its range, by name.
+        UserError: for a value out of its range, by name.
 
     Source: the distributions are those of torchvision's ``RandomResizedCrop``, ``ColorJitter``, ``RandomGrayscale``,
     ``GaussianBlur``, ``RandomSolarize``, ``RandomAffine``, but that the colour operations of a batch share one order.
@@ -178,25 +179,25 @@ class View:
     def _check(self) -> None:
         for name in ("flip", "jitter_probability", "grey", "blur", "solarize", "solarize_threshold", "translate"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+                raise UserError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         for name in ("degrees", "shear", "noise"):
             if not getattr(self, name) >= 0.0:
-                raise ValueError(f"{name} must be 0 (none) or above, got {getattr(self, name)}")
+                raise UserError(f"{name} must be 0 (none) or above, got {getattr(self, name)}")
         for name in ("crop_scale", "crop_ratio", "blur_sigma", "scale"):
             bounds = getattr(self, name)
             if bounds is not None and not (len(bounds) == 2 and 0.0 < bounds[0] <= bounds[1]):
-                raise ValueError(f"{name} must be a smallest and a largest value above 0, got {bounds}")
+                raise UserError(f"{name} must be a smallest and a largest value above 0, got {bounds}")
         if self.crop_scale is not None and self.crop_scale[1] > 1.0:
-            raise ValueError(f"crop_scale must not pass 1, the whole image, got {self.crop_scale}")
+            raise UserError(f"crop_scale must not pass 1, the whole image, got {self.crop_scale}")
         if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(f"interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
+            raise UserError(f"interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
         if self.jitter is not None and not (len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5):
-            raise ValueError(
+            raise UserError(
                 "jitter must be four strengths of 0 or above, brightness, contrast, saturation and hue (at most 0.5), "
                 f"got {self.jitter}"
             )
         if self.blur_kernel is not None and not (self.blur_kernel > 0 and self.blur_kernel % 2 == 1):
-            raise ValueError(f"blur_kernel must be odd and positive, got {self.blur_kernel}")
+            raise UserError(f"blur_kernel must be odd and positive, got {self.blur_kernel}")
 
     def __repr__(self) -> str:
         return f"View({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
@@ -294,7 +295,7 @@ class View:
             (N, C, size, size) float32 in [0, 1].
 
         Raises:
-            ValueError: for images of other than 1 or 3 channels where saturation, hue or grey is asked for.
+            UserError: for images of other than 1 or 3 channels where saturation, hue or grey is asked for.
             RuntimeError: if they cannot be compiled.
         """
         device = images.device

@@ -127,7 +127,7 @@ def test_items_that_are_no_images(item, message):
 
 
 def test_no_map_style_dataset():
-    with pytest.raises(TypeError, match=r"generator is no map-style dataset"):
+    with pytest.raises(UserError, match=r"generator is no map-style dataset"):
         WrappedStore(i for i in range(3))
     with pytest.raises(UserError, match=r"the dataset Items is empty"):
         WrappedStore(Items([]))

@@ -3,6 +3,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from sslinfo.data.views import colour
+from sslinfo.errors import UserError
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
 OPERATIONS = [
@@ -73,7 +74,7 @@ def test_normalize_equals_torchvision():
     out = torch.empty_like(images)
     assert colour.normalize(images, mean, std, out=out) is out
     torch.testing.assert_close(out, want, **TOLERANCE)
-    with pytest.raises(ValueError, match="one value for each channel, got 1 and 1 for 3"):
+    with pytest.raises(UserError, match="one value for each channel, got 1 and 1 for 3"):
         colour.normalize(images, [0.5], [0.5])
 
 
@@ -88,9 +89,9 @@ def test_noise_has_its_standard_deviation_and_is_clamped():
 
 @pytest.mark.parametrize("operation", [colour.adjust_saturation, colour.adjust_hue])
 def test_other_numbers_of_channels_are_refused_with_the_way_out(operation):
-    with pytest.raises(ValueError, match=r"1 or 3 channels, got 4.*jitter.*grey"):
+    with pytest.raises(UserError, match=r"1 or 3 channels, got 4.*jitter.*grey"):
         operation(torch.rand(2, 4, 5, 5), torch.ones(2))
-    with pytest.raises(ValueError, match="got 2"):
+    with pytest.raises(UserError, match="got 2"):
         colour.rgb_to_grayscale(torch.rand(2, 2, 5, 5))
 
 

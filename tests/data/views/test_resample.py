@@ -6,6 +6,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from sslinfo.data.views.resample import affine, gaussian_blur, hflip, resample_matrix, resized_crop, to_float
+from sslinfo.errors import UserError
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
 
@@ -62,7 +63,7 @@ def test_uint8_images_are_their_floats():
     torch.testing.assert_close(
         resized_crop(images, *box, 8), resized_crop(F.to_dtype(images, torch.float32, scale=True), *box, 8)
     )
-    with pytest.raises(ValueError, match="int64"):
+    with pytest.raises(UserError, match="int64"):
         to_float(images.long())
 
 
@@ -119,7 +120,7 @@ def test_gaussian_blur_equals_torchvision(h, w, taps):
 
 @pytest.mark.parametrize("taps", [0, 4, -1, 17])
 def test_a_wrong_blur_kernel_is_named(taps):
-    with pytest.raises(ValueError, match=f"kernel_size must be odd.*got {taps}"):
+    with pytest.raises(UserError, match=f"kernel_size must be odd.*got {taps}"):
         gaussian_blur(batch(1, 1, 8, 12), torch.ones(1), taps)
 
 
@@ -152,5 +153,5 @@ def test_no_images():
 
 def test_a_wrong_interpolation_is_named():
     one = torch.tensor([1])
-    with pytest.raises(ValueError, match="'nearest'"):
+    with pytest.raises(UserError, match="'nearest'"):
         resample_matrix(one, one, 4, 4, "nearest")

@@ -7,10 +7,11 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from sslinfo.data.views import Views, views_preset
+from sslinfo.data.views import ViewPipeline, views_preset
 from sslinfo.data.views import pipeline as views_module
 from sslinfo.data.views import view as view_module
 from sslinfo.data.views.view import View
+from sslinfo.errors import UserError
 
 # Statistical tests have fixed seeds. With ALARM as their level, each p-value below falsely alarms with 1e-4.
 ALARM = 1e-4
@@ -93,7 +94,7 @@ def test_whole_views_equal_torchvision_with_the_same_parameters(view, c, h, w, s
 
 
 def test_normalisation_comes_last():
-    views = Views(views_preset("vicreg"), 32, MEAN, STD)
+    views = ViewPipeline(views_preset("vicreg"), 32, MEAN, STD)
     images, index = batch(), torch.arange(24)
     for number, got in enumerate(views(images, index=index, **WHERE)):
         drawn = sample(views.views[number], 24, number=number)
@@ -204,7 +205,7 @@ def test_probabilities_and_independence():
 
 
 def test_views_depend_on_seed_epoch_index_and_view_alone():
-    views = Views([EVERYTHING, EVERYTHING], 32, MEAN, STD)
+    views = ViewPipeline([EVERYTHING, EVERYTHING], 32, MEAN, STD)
     images, index = batch(), torch.arange(100, 124)
     one, two = views(images, index=index, **WHERE)
     order = torch.randperm(24)
@@ -220,12 +221,12 @@ def test_views_depend_on_seed_epoch_index_and_view_alone():
 def make_shard(rank, world_size, images, index):
     # Shards of different sizes, interleaved.
     mine = torch.arange(len(images))[(torch.arange(len(images)) % 5 == 0) == (rank == 0)]
-    return mine, Views([EVERYTHING] * 2, 32, MEAN, STD)(images[mine], index=index[mine], **WHERE)
+    return mine, ViewPipeline([EVERYTHING] * 2, 32, MEAN, STD)(images[mine], index=index[mine], **WHERE)
 
 
 def test_views_are_the_same_on_one_process_and_on_two(ranks):
     images, index = batch(), torch.arange(100, 124)
-    whole = Views([EVERYTHING] * 2, 32, MEAN, STD)(images, index=index, **WHERE)
+    whole = ViewPipeline([EVERYTHING] * 2, 32, MEAN, STD)(images, index=index, **WHERE)
     answers = ranks(2, make_shard, images, index)
     assert sorted(torch.cat([mine for mine, _ in answers]).tolist()) == list(range(24))
     for mine, made in answers:
@@ -234,7 +235,7 @@ def test_views_are_the_same_on_one_process_and_on_two(ranks):
 
 
 def test_noise_is_a_function_of_the_image_too():
-    views = Views(views_preset("digits"), 8, [0.5], [0.25])
+    views = ViewPipeline(views_preset("digits"), 8, [0.5], [0.25])
     images, index = batch(6, 1, 8, 8), torch.arange(6)
     first = views(images, index=index, **WHERE)
     torch.testing.assert_close(views(images[3:], index=index[3:], **WHERE)[1], first[1][3:], rtol=0.0, atol=1e-5)
@@ -246,14 +247,14 @@ def test_noise_is_a_function_of_the_image_too():
 
 
 def test_pieces_of_a_batch_do_not_matter(monkeypatch):
-    views = Views([EVERYTHING], 32, MEAN, STD)
+    views = ViewPipeline([EVERYTHING], 32, MEAN, STD)
     want = views(batch(), index=torch.arange(24), **WHERE)[0]
     monkeypatch.setattr(views_module, "_CPU_CHUNK", 7 * 3 * 32 * 32)
     torch.testing.assert_close(views(batch(), index=torch.arange(24), **WHERE)[0], want, rtol=0.0, atol=1e-5)
 
 
 def test_the_settings_of_the_network_do_not_reach_the_views():
-    views, arguments = Views([EVERYTHING], 32, MEAN, STD), {"index": torch.arange(24), **WHERE}
+    views, arguments = ViewPipeline([EVERYTHING], 32, MEAN, STD), {"index": torch.arange(24), **WHERE}
     want = views(batch(), **arguments)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(views(batch(), **arguments)[0], want)
@@ -267,7 +268,7 @@ def test_the_settings_of_the_network_do_not_reach_the_views():
 def test_images_are_not_changed():
     images = torch.rand(8, 1, 32, 32)
     kept = images.clone()
-    Views([EVERYTHING, View()], 32, [0.5], [0.25])(images, index=torch.arange(8), **WHERE)
+    ViewPipeline([EVERYTHING, View()], 32, [0.5], [0.25])(images, index=torch.arange(8), **WHERE)
     assert torch.equal(images, kept)
 
 
@@ -276,7 +277,7 @@ def test_images_are_not_changed():
 
 def test_crops_on_the_host_join_the_pipeline():
     view = View(crop_scale=(0.2, 1.0), flip=0.5)
-    views = Views([view, view], 32, [0.0] * 3, [1.0] * 3)
+    views = ViewPipeline([view, view], 32, [0.0] * 3, [1.0] * 3)
     images, index = batch(10, 3, 50, 41), torch.arange(10)
     crops = views.host_crops(list(images), seed=7, epoch=2, index=index)
     assert [crop.dtype for crop in crops] == [torch.uint8] * 2
@@ -287,7 +288,7 @@ def test_crops_on_the_host_join_the_pipeline():
 
 
 def test_each_image_of_mixed_sizes_is_cropped_by_its_own_size():
-    views = Views([View(crop_scale=(0.2, 1.0), flip=0.5)], 24, [0.0] * 3, [1.0] * 3)
+    views = ViewPipeline([View(crop_scale=(0.2, 1.0), flip=0.5)], 24, [0.0] * 3, [1.0] * 3)
     sizes = [(30, 40), (64, 24), (24, 24), (10, 12)]
     images = [batch(1, 3, h, w)[0] for h, w in sizes]
     crops = views.host_crops(images, seed=7, epoch=2, index=torch.arange(4))
@@ -299,7 +300,7 @@ def test_each_image_of_mixed_sizes_is_cropped_by_its_own_size():
 
 @pytest.mark.parametrize(("h", "w"), [(32, 32), (48, 40), (20, 33)])
 def test_clean_is_the_central_square(h, w):
-    views, images = Views([View()], 32, MEAN, STD), batch(4, 3, h, w)
+    views, images = ViewPipeline([View()], 32, MEAN, STD), batch(4, 3, h, w)
     side = min(h, w)
     steps = [v2.ToDtype(torch.float32, scale=True), v2.CenterCrop(side), v2.Resize(32, 3, antialias=True)]
     want = F.normalize(v2.Compose(steps)(images).clamp(0, 1), MEAN, STD)
@@ -318,7 +319,7 @@ def test_clean_is_the_central_square(h, w):
 
 @pytest.mark.parametrize("c", [1, 3])
 def test_no_images(c):
-    views = Views([EVERYTHING, View(noise=0.1)], 16, [0.5] * c, [0.25] * c)
+    views = ViewPipeline([EVERYTHING, View(noise=0.1)], 16, [0.5] * c, [0.25] * c)
     none = torch.empty(0, dtype=torch.int64)
     made = views(torch.empty(0, c, 32, 32, dtype=torch.uint8), index=none, **WHERE)
     assert [tuple(x.shape) for x in made] == [(0, c, 16, 16)] * 2
@@ -343,24 +344,24 @@ def test_no_images(c):
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         View(**arguments)
 
 
 def test_wrong_uses_are_named():
-    views, images = Views([View(), View()], 8, MEAN, STD), batch(4, 3, 8, 8)
+    views, images = ViewPipeline([View(), View()], 8, MEAN, STD), batch(4, 3, 8, 8)
     index = torch.arange(4)
-    with pytest.raises(ValueError, match="both None"):
+    with pytest.raises(UserError, match="both None"):
         views(index=index, **WHERE)
-    with pytest.raises(ValueError, match="one tensor for each of 2 views, got 1"):
+    with pytest.raises(UserError, match="one tensor for each of 2 views, got 1"):
         views(crops=[images], index=index, **WHERE)
-    with pytest.raises(ValueError, match=r"one index each.*3 indices"):
+    with pytest.raises(UserError, match=r"one index each.*3 indices"):
         views(images, index=index[:3], **WHERE)
-    with pytest.raises(ValueError, match="at least one View"):
-        Views([], 8, MEAN, STD)
-    with pytest.raises(ValueError, match="no preset 'dino': choose one of simclr"):
+    with pytest.raises(UserError, match="at least one View"):
+        ViewPipeline([], 8, MEAN, STD)
+    with pytest.raises(UserError, match="no preset 'dino': choose one of simclr"):
         views_preset("dino")
-    with pytest.raises(ValueError, match="got 4: set the saturation"):
+    with pytest.raises(UserError, match="got 4: set the saturation"):
         View(grey=1.0).apply(batch(4, 4, 8, 8), sample(View(grey=1.0), 4, 8, 8), 8)
 
 
@@ -378,7 +379,7 @@ def test_views_can_be_written_in_a_configuration():
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_make_two_views(name):
     images = batch(8)
-    made = Views(views_preset(name), 32, MEAN, STD)(images, index=torch.arange(8), **WHERE)
+    made = ViewPipeline(views_preset(name), 32, MEAN, STD)(images, index=torch.arange(8), **WHERE)
     assert len(made) == 2
     assert all(x.isfinite().all() and x.shape == (8, 3, 32, 32) for x in made)
 
@@ -389,8 +390,8 @@ def test_presets_make_two_views(name):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: the compiled views are not checked")
 def test_compiled_views_are_the_same_and_compile_once():
-    views = Views(views_preset("vicreg"), 32, MEAN, STD)
-    compiled = Views(views_preset("vicreg"), 32, MEAN, STD, compile=True)
+    views = ViewPipeline(views_preset("vicreg"), 32, MEAN, STD)
+    compiled = ViewPipeline(views_preset("vicreg"), 32, MEAN, STD, compile=True)
     calls = [(24, number) for number in range(4)] + [(17, 4)]
     for position, (n, number) in enumerate(calls):
         arguments = {"index": torch.arange(n), "seed": 0, "epoch": 0, "batch": number}
@@ -411,7 +412,7 @@ def test_a_failed_compilation_says_what_to_do(monkeypatch):
     view_module._kernel.cache_clear()
     try:
         with pytest.raises(RuntimeError, match=r"resample_matrix could not be compiled: install a C\+\+ compiler"):
-            Views([View()], 8, [0.5], [0.25], compile=True)(batch(2, 1, 8, 8), index=torch.arange(2), **WHERE)
+            ViewPipeline([View()], 8, [0.5], [0.25], compile=True)(batch(2, 1, 8, 8), index=torch.arange(2), **WHERE)
     finally:
         view_module._kernel.cache_clear()
 
@@ -419,7 +420,7 @@ def test_a_failed_compilation_says_what_to_do(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: views on a GPU are not checked")
 def test_a_gpu_makes_the_same_views():
-    views = Views([EVERYTHING, View(noise=0.1)], 32, MEAN, STD)
+    views = ViewPipeline([EVERYTHING, View(noise=0.1)], 32, MEAN, STD)
     images, index = batch(), torch.arange(24)
     for got, want in zip(views(images.cuda(), index=index, **WHERE), views(images, index=index, **WHERE), strict=True):
         wrong = (got.cpu() - want).abs() > 1e-3
