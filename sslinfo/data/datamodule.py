@@ -43,8 +43,10 @@ class TwoViewDataModule(LightningDataModule):
         views: name of a published pair of augmentations ({presets}), or a list of View. None:
             {own_views}else {default_views}.
         image_size: side of the images that the network sees; None keeps the data set's own size (224 for mixed sizes).
-        mean, std: channel-wise normalisation. None: the data set's published constants ({published}). A set without
-            any is measured on its training images where they are in memory, and takes ImageNet's where they are not.
+        mean: of each channel, for the normalisation. None: the data set's published constants ({published}). A set
+            without any is measured on its training images where they are in memory, and takes ImageNet's where they are
+            not.
+        std: standard deviation of each channel; None as for ``mean``.
         channels: 1 or 3 converts the images to grey or RGB; None takes RGB for image files, and the others as they are.
         transform: your own transform of one image (PIL; a uint8 tensor where the channels are neither 1 nor 3) into a
             float tensor (C, S, S), in place of ``views``; it is called once for each view. Its result reaches the
