@@ -94,7 +94,7 @@ def untrained(digits: TwoViewDataModule) -> float:
     model.backbone.train()
     with torch.no_grad():  # batch-norm statistics of the data: a network that was never run has none
         for raw in digits.train_dataloader():
-            model.backbone(digits.views.clean(raw["images"]))
+            model.backbone(digits.pipeline.clean(raw["images"]))
     return probe(model, digits)
 
 
