@@ -51,7 +51,7 @@ def test_validate_and_fit_of_the_command_line(in_tmp: Path) -> None:
     path = shutil.copy(FILE, in_tmp / "old.ckpt")
     quiet = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
     cli = main(["validate", "--ckpt_path", str(path), *quiet, "--trainer.limit_val_batches", "1"])
-    assert cli.datamodule.view_list[0].degrees == 10.0
+    assert cli.datamodule.views[0].degrees == 10.0
     assert cli.model.entropy.beta == 3.0
     assert_same_network(cli.model)
     limits = ["--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "0", "--trainer.max_epochs", "2"]
@@ -87,4 +87,4 @@ def test_load_from_checkpoint() -> None:
     assert model.entropy.beta == 3.0
     assert_same_network(model)
     data = TwoViewDataModule.load_from_checkpoint(FILE, weights_only=True)
-    assert [view.degrees for view in data.view_list] == [10.0, 0.0]
+    assert [view.degrees for view in data.views] == [10.0, 0.0]
