@@ -6,14 +6,19 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import io
 import sys
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
+
+import torch
 
 from sslinfo.lightning_compat import replace_hyperparameters
 
 # Where a checkpoint lists the options that it cannot hold: what was given from Python as an object.
 LEFT_OUT_KEY = "sslinfo_left_out"
+HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")  # where Lightning puts model's and data's
 
 
 def public_path(kind: type) -> str:
@@ -52,6 +57,23 @@ def current_paths(value: Any) -> Any:
     if importlib.util.find_spec(room) is None:
         return value
     return f"{room}.{name}" if isinstance(getattr(importlib.import_module(room), name, None), type) else value
+
+
+def with_current_paths(checkpoint: str | Path | IO[bytes]) -> str | Path | IO[bytes]:
+    """A checkpoint whose hyper-parameters name classes of ours by their public paths: itself where they do.
+
+    It is read weights-only.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=isinstance(checkpoint, str | Path))
+    if not isinstance(checkpoint, str | Path):
+        checkpoint.seek(0)
+    changed = {name: current_paths(content[name]) for name in HYPERPARAMETERS if name in content}
+    if all(content[name] == value for name, value in changed.items()):
+        return checkpoint
+    buffer = io.BytesIO()
+    torch.save({**content, **changed}, buffer)
+    buffer.seek(0)
+    return buffer
 
 
 def init_arguments(obj: Any) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import torch
 import yaml
 
 from sslinfo.errors import UserError
-from sslinfo.hyperparameters import LEFT_OUT_KEY, current_paths
+from sslinfo.hyperparameters import HYPERPARAMETERS, LEFT_OUT_KEY, current_paths
 
 CALLBACKS_KEY = "sslinfo_callbacks"
-_CONFIGURATION = ("hyper_parameters", "datamodule_hyper_parameters", CALLBACKS_KEY)
+_CONFIGURATION = (*HYPERPARAMETERS, CALLBACKS_KEY)
 # Where a run is, not what it is: a difference from the checkpoint needs no word.
 _PLACES = ("data.root", "data.download", "data.num_workers", "data.in_memory", "data.compile_views")
 

@@ -22,7 +22,7 @@ from sslinfo.data.stores import ImageStore, OnBadImage
 from sslinfo.data.views import Preset, View, ViewPipeline, views_preset
 from sslinfo.distributed import world_size
 from sslinfo.errors import UserError
-from sslinfo.hyperparameters import plain_hyperparameters
+from sslinfo.hyperparameters import plain_hyperparameters, with_current_paths
 from sslinfo.lightning_compat import batch_in_work, no_batch_yet
 
 Split = Literal["train", "val", "test"]
@@ -225,7 +225,12 @@ class TwoViewDataModule(LightningDataModule):
         source = Source(store, self.pipeline, self.seed or 0, False, self.transform, make_views)
         return self._loader(source, BatchSampler(len(store), self.batch_size, shuffle=False))
 
-    # Resuming
+    # Checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The data module of a checkpoint, as Lightning rebuilds it, also from a file of an earlier version."""
+        return super().load_from_checkpoint(with_current_paths(checkpoint_path), *args, **kwargs)
 
     def state_dict(self) -> dict[str, int]:
         """The place in training: that of the last batch trained on, since the loader may have handed out later ones."""

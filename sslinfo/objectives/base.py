@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
-from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters
+from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters, with_current_paths
 from sslinfo.information import UndefinedEstimate
 from sslinfo.lightning_compat import datamodule_of, is_dry_run
 from sslinfo.models import build_backbone, projection_head
@@ -324,6 +324,11 @@ class JointEmbedding(LightningModule):
         # Random numbers drawn inside the network are a function of the step, so that a resumed run draws the same.
         mixed = hash((self.seed, self.current_epoch, batch_idx, rank()))
         torch.manual_seed(mixed % 2**63)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The objective of a checkpoint, as Lightning rebuilds it, also from a file of an earlier version."""
+        return super().load_from_checkpoint(with_current_paths(checkpoint_path), *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["sslinfo_seed"] = self.seed
