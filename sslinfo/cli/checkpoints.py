@@ -46,10 +46,7 @@ class StoredConfig:
         Raises:
             UserError: the file cannot be read, or its model or data is of a class that the user has not named.
         """
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(f"ckpt_path={str(path)!r} cannot be read as a checkpoint: {error}") from error
+        checkpoint = _load(path)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise UserError(
                 f"ckpt_path={str(path)!r} is no checkpoint of a training: weights alone go to model.weights"
@@ -75,6 +72,14 @@ class StoredConfig:
         ]
         left_out = [str(name) for name in checkpoint.get(LEFT_OUT_KEY, [])]
         return cls({"model": model, "data": data, "trainer": {"callbacks": callbacks}}, left_out, str(path))
+
+
+def _load(path: str | Path) -> Any:
+    """What a file holds, of which no tensor is read before somebody looks at it."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise UserError(f"ckpt_path={str(path)!r} cannot be read as a checkpoint: {error}") from error
 
 
 def _as_class(hyper_parameters: dict[str, Any], default: str) -> dict[str, Any]:
@@ -220,7 +225,7 @@ def resolve_checkpoint(path: str, root: str | Path) -> str:
     newest = files[-1]
     if path == "last":
         return str(newest)
-    states = torch.load(newest, map_location="cpu", weights_only=True).get("callbacks", {})
+    states = _load(newest).get("callbacks", {})
     for name, state in states.items():
         best = state.get("best_model_path") if name.startswith("ModelCheckpoint") else None
         if best and state.get("monitor"):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,18 +17,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from sslinfo import __version__
 from sslinfo.callbacks import InformationMonitor, LinearProbe
 from sslinfo.callbacks.prediction_writer import PredictionWriter
-from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences, resolve_checkpoint
+from sslinfo.cli.arguments import CONFIG, RUNS, ActionRecipe, recipe_name, with_checkpoint
+from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences
 from sslinfo.cli.errors import explain
 from sslinfo.cli.results import results_table
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
 from sslinfo.lightning_compat import CommandLine, is_dry_run
 from sslinfo.objectives import JointEmbedding
-
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
-RUNS = "runs"
 
 
 class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -73,9 +72,17 @@ class SaveConfig(SaveConfigCallback):
 class Cli(CommandLine):
     """LightningCLI whose checkpoints inform the command line instead of overruling it."""
 
-    def __init__(self, *args: Any, stored: StoredConfig | None = None, **kwargs: Any) -> None:
-        self.stored = stored
+    def __init__(
+        self, *args: Any, stored: StoredConfig | None = None, recipe: str | None = None, **kwargs: Any
+    ) -> None:
+        self.stored, self.recipe = stored, recipe
         super().__init__(*args, **kwargs)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        kwargs.setdefault("dump_header", [f"sslinfo=={__version__}"])
+        parser = self.parser_class(**kwargs)
+        parser.add_argument(*CONFIG, action=ActionRecipe, help="a recipe: its name (see `sslinfo recipes`) or a file")
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"data": {"class_path": "sslinfo.data.TwoViewDataModule"}})
@@ -94,6 +101,7 @@ class Cli(CommandLine):
 
     def before_instantiate_classes(self) -> None:
         self._keep_last_of_each_callback()
+        self._name_run()
         if self.stored is not None:
             plain = self.plain_options()
             if self.subcommand == "fit":
@@ -115,6 +123,21 @@ class Cli(CommandLine):
             else:
                 kept.append(entry)
         trainer["callbacks"] = kept
+
+    def _name_run(self) -> None:
+        """A logger that was given no name has that of the data set and the first recipe."""
+        options = self._options()
+        loggers = options["trainer"]["logger"]
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if self.recipe is None or not isinstance(logger, Namespace):
+                continue
+            module, _, name = logger["class_path"].rpartition(".")
+            parameter = inspect.signature(getattr(importlib.import_module(module), name)).parameters.get("name")
+            if parameter is not None and logger["init_args"].get("name") == parameter.default:
+                data = options.get("data.init_args.dataset")
+                data = data["class_path"] if isinstance(data, Namespace) else data
+                parts = [str(data).rpartition(".")[2], self.recipe] if data else [self.recipe]
+                logger["init_args"]["name"] = "-".join(parts).replace("_", "-")
 
     def plain_options(self) -> dict[str, Any]:
         """The subcommand's configuration as strings, numbers, lists and dicts."""
@@ -164,32 +187,29 @@ def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
     Raises:
         UserError: for a mistake in the arguments.
     """
-    args, stored = _with_checkpoint(sys.argv[1:] if args is None else args)
-    with tempfile.TemporaryDirectory() as folder:
-        if stored is not None:
-            file = Path(folder) / "checkpoint.yaml"
-            file.write_text(yaml.safe_dump(stored.config))
-            args = [args[0], "--config", str(file), *args[1:]]
-        return _run(
-            cli,
-            JointEmbedding,
-            TwoViewDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            trainer_defaults={"default_root_dir": RUNS},
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            parser_class=Parser,
-            parser_kwargs={
-                "prog": "sslinfo",
-                # An option's beginning is a mistake like any other: --ckpt_path is looked for by its whole name.
-                "allow_abbrev": False,
-            },
-            args=args,
-            stored=stored,
-        )
+    given = list(sys.argv[1:] if args is None else args)
+    args, stored = with_checkpoint(given)
+    return _run(
+        cli,
+        JointEmbedding,
+        TwoViewDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        trainer_defaults={"default_root_dir": RUNS},
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        parser_class=Parser,
+        parser_kwargs={
+            "prog": "sslinfo",
+            # An option's beginning is a mistake like any other: --ckpt_path is looked for by its whole name.
+            "allow_abbrev": False,
+        },
+        args=args,
+        stored=stored,
+        recipe=recipe_name(given),
+    )
 
 
 def _run(cli: type[Cli], *args: Any, **kwargs: Any) -> Cli:
@@ -210,62 +230,6 @@ def _run(cli: type[Cli], *args: Any, **kwargs: Any) -> Cli:
                 f"checkpoint; give the options of the one {twice[1]} in a recipe"
             ) from error
         raise
-
-
-def _with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None]:
-    """The arguments with ``last`` and ``best`` resolved, and what the checkpoint says of its configuration."""
-    args = list(args)
-    if not args or args[0] not in SUBCOMMANDS:
-        return args, None
-    path = _option(args, "--ckpt_path", lambda value: resolve_checkpoint(value, _root(args)))
-    if path is None or not Path(path).is_file():
-        return args, None
-    stored = StoredConfig.read(path, named=_named(args))
-    recipe = any(argument.split("=")[0] in ("-c", "--config") for argument in args)
-    for name in stored.left_out:
-        if not recipe and not any(argument.split("=")[0] == f"--{name}" for argument in args):
-            raise UserError(
-                f"{name} of this run was an object given from Python, which a checkpoint cannot hold: say --{name}, or "
-                "go on from Python, with Trainer.validate(model, datamodule, ckpt_path=...)"
-            )
-    return args, stored
-
-
-def _root(args: Sequence[str]) -> str:
-    return _option(list(args), "--trainer.default_root_dir", lambda value: value) or RUNS
-
-
-def _option(args: list[str], name: str, change: Callable[[str], str]) -> str | None:
-    """Value of an option, changed in place in ``args``; the last one counts."""
-    found = None
-    for number, argument in enumerate(args):
-        if argument == name and number + 1 < len(args):
-            args[number + 1] = found = change(args[number + 1])
-        elif argument.startswith(f"{name}="):
-            found = change(argument.removeprefix(f"{name}="))
-            args[number] = f"{name}={found}"
-    return found
-
-
-def _named(args: Sequence[str]) -> set[str]:
-    """Every class that the user names, on the command line or in a file given there."""
-    names: set[str] = set()
-    for before, argument in zip(["", *args], args, strict=False):
-        value = argument.split("=", 1)[-1]
-        names.add(value)
-        is_config = before in ("-c", "--config") or argument.startswith(("--config=", "-c="))
-        if is_config and Path(value).is_file():
-            names |= _class_paths(yaml.safe_load(Path(value).read_text()))
-    return names
-
-
-def _class_paths(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        own = {value["class_path"]} if isinstance(value.get("class_path"), str) else set()
-        return own.union(*(_class_paths(entry) for entry in value.values()))
-    if isinstance(value, list):
-        return set().union(*(_class_paths(entry) for entry in value))
-    return {value} if isinstance(value, str) else set()
 
 
 def say(message: str) -> None:

@@ -1,0 +1,82 @@
+"""What is read of the command line before its parser reads it all, and how the parser reads recipes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile
+
+from sslinfo.cli.checkpoints import StoredConfig, resolve_checkpoint
+from sslinfo.errors import UserError
+from sslinfo.recipes import Recipe, to_text
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+RUNS = "runs"
+CONFIG = ("-c", "--config")
+
+
+class ActionRecipe(ActionConfigFile):
+    """``-c``: a recipe by its name or file, whose ``extends`` is resolved before the parser sees it."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        recipe = Recipe.read(values)
+        with contextlib.chdir(recipe.folder):
+            self.apply_config(parser, cfg, self.dest, to_text(recipe.settings))
+
+
+def values_of(args: Sequence[str], *flags: str) -> list[str]:
+    """What an option is given on a command line, in order.
+
+    >>> values_of(["fit", "-c", "byol", "--data.root", "data", "--config=more.yaml"], "-c", "--config")
+    ['byol', 'more.yaml']
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # A value that is missing is for the whole parser to say.
+    parser.add_argument(*flags, action="append", nargs="?", dest="values")
+    found = parser.parse_known_args(list(args))[0].values
+    return [value for value in found or [] if value is not None]
+
+
+def recipe_name(args: Sequence[str]) -> str | None:
+    """Name of the first recipe; None where there is none."""
+    given = values_of(args, *CONFIG)
+    return Recipe.read(given[0]).name if given else None
+
+
+def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None]:
+    """The arguments with ``last`` and ``best`` resolved and the checkpoint's configuration before all others.
+
+    Raises:
+        UserError: there is no such checkpoint, it cannot be read, or it asks for what the user has not named.
+    """
+    args = list(args)
+    given = values_of(args, "--ckpt_path")
+    if args[:1] not in [[name] for name in SUBCOMMANDS] or not given:
+        return args, None
+    path = resolve_checkpoint(given[-1], [RUNS, *values_of(args, "--trainer.default_root_dir")][-1])
+    resolved = [*args, "--ckpt_path", path]  # the last one counts
+    if not Path(path).is_file():
+        return resolved, None
+    stored = StoredConfig.read(path, named=_named(args))
+    for name in stored.left_out:
+        if not values_of(args, *CONFIG) and not values_of(args, f"--{name}"):
+            raise UserError(
+                f"{name} of this run was an object given from Python, which a checkpoint cannot hold: say --{name}, or "
+                "go on from Python, with Trainer.validate(model, datamodule, ckpt_path=...)"
+            )
+    return [args[0], "--config", to_text(stored.config), *resolved[1:]], stored
+
+
+def _named(args: Sequence[str]) -> set[str]:
+    """Every class that the user names, on the command line or in a recipe given there."""
+    names = {word.split("=", 1)[-1] for word in args}
+    return names.union(*(_strings(Recipe.read(recipe).settings) for recipe in values_of(args, *CONFIG)))
+
+
+def _strings(value: Any) -> set[str]:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return {value} if isinstance(value, str) else set().union(*map(_strings, parts))
