@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: run test benchmark compare compare-root clean
 
 run: $(VENV)/.installed
-	$(BIN)/sslinfo fit -c configs/quickstart.yaml
+	$(BIN)/sslinfo fit -c quickstart
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -72,7 +72,7 @@ def test_block_runs(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) 
             (folder / "my_objective.py").write_text(text)
     elif kind == "yaml":
         (folder / "overlay.yaml").write_text(text)
-        files = ["-c", "configs/quickstart.yaml", "-c", "overlay.yaml"]
+        files = ["-c", "quickstart", "-c", "overlay.yaml"]
         assert any(type(c).__name__ == "LearningRateMonitor" for c in main(["fit", *files, *SHORT]).trainer.callbacks)
     else:
         run_shell(text, folder)

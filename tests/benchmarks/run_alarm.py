@@ -1,9 +1,9 @@
 """What CollapseAlarm says: ``python tests/benchmarks/run_alarm.py [--root FOLDER] [--steps 500] [--seeds 0]``.
 
-Three trainings that are made to collapse, 100 steps each, and every objective as its CIFAR-10 recipe has it, all under
-configs/trainer/cpu5min.yaml (conv4, AdamW), on CIFAR-10 as an image folder or, without FOLDER, on scikit-learn's
-digits. Prints for each run what was raised and at which step, and how near it came: the smallest effective rank, the
-largest share of one direction, the smallest standard deviation against the start.
+Three trainings that are made to collapse, 100 steps each, and every objective as its recipe has it, all under
+trainer/cpu5min (conv4, AdamW), on CIFAR-10 as an image folder or, without FOLDER, on scikit-learn's digits. Prints for
+each run what was raised and at which step, and how near it came: the smallest effective rank, the largest share of one
+direction, the smallest standard deviation against the start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import logging
 import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +19,9 @@ import torch
 from sslinfo.callbacks import CollapseAlarm
 from sslinfo.callbacks.collapse_alarm import Evidence
 from sslinfo.cli import main as sslinfo
+from sslinfo.recipes import names
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+METHODS = [name for name in names() if "/" not in name and name not in ("quickstart", "diagnostics")]
 EARLY = {"--model.optimizer.warmup_steps": 5}  # at the overlay's 100 nothing would have moved by step 100
 COLLAPSES: dict[str, tuple[str, dict[str, Any]]] = {
     "complete": ("vicreg", {"--model.entropy.variance": 0, "--model.entropy.covariance": 0, **EARLY}),
@@ -75,7 +75,7 @@ def run(recipe: str, given: dict[str, Any], root: str | None, seed: int, steps: 
     }
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     options = {
-        "-c": CONFIGS / "trainer" / "cpu5min.yaml",
+        "-c": "trainer/cpu5min",
         "--seed_everything": seed,
         "--trainer.limit_val_batches": 0,
         "--trainer.max_steps": steps,
@@ -84,7 +84,7 @@ def run(recipe: str, given: dict[str, Any], root: str | None, seed: int, steps: 
         **(cifar if root else digits),
         **given,
     }
-    words = ["fit", "-c", str(CONFIGS / "cifar10" / f"{recipe}.yaml")]
+    words = ["fit", "-c", recipe]
     with tempfile.TemporaryDirectory() as folder:
         options["--trainer.default_root_dir"] = folder
         cli = sslinfo([*words, *(str(word) for option in options.items() for word in option)])
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--root", help="CIFAR-10 as an image folder")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--recipes", nargs="*", default=sorted(path.stem for path in (CONFIGS / "cifar10").iterdir()))
+    parser.add_argument("--recipes", nargs="*", default=METHODS)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")

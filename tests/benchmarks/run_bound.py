@@ -7,8 +7,8 @@ once for each seed into labelled images, pairs and held-out images on which risk
 over the number of features that are compared, so that all bounds of one task and seed hold at once with 95%; that these
 features and temperatures are the ones compared was chosen on other divisions of the same images. The trivial value is
 the risk of the best constant. Digits; with FOLDER, CIFAR-10 as an image folder, half of its training images for the
-network (conv4, configs/trainer/cpu5min.yaml), the others and the test images for the bound; all ten classes, animals
-against vehicles, and some pairs of classes.
+network (conv4, trainer/cpu5min), the others and the test images for the bound; all ten classes, animals against
+vehicles, and some pairs of classes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from sslinfo.data import TwoViewDataModule
 from sslinfo.evaluation.features import clean_features
 from sslinfo.experiments import build, certify, cluster_shares, pretrain, probe_shares
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PAIRS = [("automobile", "frog"), ("airplane", "frog"), ("ship", "horse"), ("truck", "deer"), ("airplane", "automobile")]
 QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
@@ -48,7 +46,7 @@ def digits(seed: int) -> tuple[Labelled, Labelled]:
 def cifar(root: str, seed: int, steps: int) -> tuple[Labelled, Labelled]:
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {
-            "-c": CONFIGS / "trainer" / "cpu5min.yaml",
+            "-c": "trainer/cpu5min",
             "--seed_everything": seed,
             "--data.dataset": "imagefolder",
             "--data.root": root,
@@ -63,7 +61,7 @@ def cifar(root: str, seed: int, steps: int) -> tuple[Labelled, Labelled]:
             **{f"--trainer.{part}": "false" for part in QUIET},
         }
         words = [str(word) for option in options.items() for word in option]
-        cli = sslinfo(["fit", "-c", str(CONFIGS / "cifar10" / "vicreg_logdet.yaml"), *words])
+        cli = sslinfo(["fit", "-c", "vicreg_logdet", *words])
     of = {split: clean_features(cli.datamodule, cli.model, split) for split in ("train", "val", "test")}  # type: ignore[arg-type]
     others = [torch.cat(parts) for parts in zip(of["val"], of["test"], strict=True)]
     return of["train"], (others[0], others[1])

@@ -1,12 +1,12 @@
 """The paper's ten methods on CIFAR-10, side by side: ``make compare ROOT=FOLDER``.
 
-Trains the recipes of configs/cifar10 under configs/trainer/cpu5min.yaml (conv4, AdamW, a projector of three layers of
-512) for so many steps on several seeds, and measures the representation of the clean images: a linear probe to
-convergence and k-NN (k = 20, temperature .07) fitted on the training images and scored on the test images; log-det
-entropy (beta 10), pairwise entropy above that of one component (upper bound, variance .1 a dimension, at most log N),
-both of the test images on the sphere of radius sqrt(d), and effective rank. Views are each recipe's own, so a row is a
-method with its augmentations. Every run leaves a file in the output folder, named after its options and recipe, and is
-not repeated; what has changed in the code is not seen: use a new folder then.
+Trains their recipes under trainer/cpu5min (conv4, AdamW, a projector of three layers of 512) for so many steps on
+several seeds, and measures the representation of the clean images: a linear probe to convergence and k-NN (k = 20,
+temperature .07) fitted on the training images and scored on the test images; log-det entropy (beta 10), pairwise
+entropy above that of one component (upper bound, variance .1 a dimension, at most log N), both of the test images on
+the sphere of radius sqrt(d), and effective rank. Views are each recipe's own, so a row is a method with its
+augmentations. Every run leaves a file in the output folder, named after its options and recipe, and is not repeated;
+what has changed in the code is not seen: use a new folder then.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ import torch.nn.functional as F
 from run_cifar_cpu5min import QUIET, calibrate
 
 from sslinfo.cli import main as sslinfo
+from sslinfo.cli.arguments import values_of
 from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import fit_linear, knn_scores
 from sslinfo.information import effective_rank, logdet_entropy, pairwise_entropy, pairwise_entropy_cap
+from sslinfo.recipes import Recipe, to_text
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 # Predictors are as wide as the overlay's projector. 300 steps are fewer than SwAV's frozen epochs and its queue's
 # start, and at its published epsilon of .05 the loss stays at log(prototypes) here: collapse, against which its authors
 # advise .03. What a recipe says besides (views, temperature, momentum, weights of entropy) is left alone.
@@ -71,7 +72,7 @@ COLUMNS = {
 
 def command(method: str, seed: int, steps: int, root: str) -> list[str]:
     given = {
-        "-c": CONFIGS / "trainer" / "cpu5min.yaml",
+        "-c": "trainer/cpu5min",
         "--seed_everything": seed,
         **METHODS[method][1],
         "--data.dataset": "imagefolder",
@@ -85,15 +86,14 @@ def command(method: str, seed: int, steps: int, root: str) -> list[str]:
         "--trainer.limit_val_batches": 0,
         **dict.fromkeys(QUIET, "false"),
     }
-    recipe = CONFIGS / "cifar10" / f"{method}.yaml"
-    return ["-c", str(recipe), *(str(word) for option in given.items() for word in option)]
+    return ["-c", method, *(str(word) for option in given.items() for word in option)]
 
 
 def place(folder: Path, method: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The file of a run, which another recipe, folder of images or option would not have."""
     options = command("vicreg" if method == UNTRAINED else method, seed, arguments.steps, arguments.root)
-    texts = [word if not word.endswith(".yaml") else Path(word).read_text() for word in options]
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
+    recipes = [to_text(Recipe.read(recipe).settings) for recipe in values_of(options, "-c")]
+    digest = hashlib.sha256("\0".join([*options, *recipes]).encode()).hexdigest()[:8]
     return folder / f"{method}-{arguments.steps}-seed{seed}-{digest}.json"
 
 

@@ -11,7 +11,6 @@ import logging
 import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +18,6 @@ import torch
 from sslinfo.cli import main as sslinfo
 from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import label_efficiency
-
-RECIPE = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
 def accuracies(pixels: bool, cli: object) -> list[float]:
@@ -44,7 +41,7 @@ def main() -> None:
             quiet = ["--trainer.logger", "false", "--trainer.enable_progress_bar", "false", "--trainer.callbacks", "[]"]
             quiet += ["--trainer.enable_checkpointing", "false", "--trainer.enable_model_summary", "false"]
             start = time.perf_counter()
-            cli = sslinfo(["fit", "-c", str(RECIPE), *options, *quiet])
+            cli = sslinfo(["fit", "-c", "quickstart", *options, *quiet])
             seconds = time.perf_counter() - start
         raw, learned = accuracies(True, cli), accuracies(False, cli)
         differences.append(np.subtract(learned, raw))
