@@ -12,6 +12,7 @@ what has changed in the code is not seen: use a new folder then.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import logging
@@ -89,10 +90,15 @@ def command(method: str, seed: int, steps: int, root: str) -> list[str]:
     return ["-c", method, *(str(word) for option in given.items() for word in option)]
 
 
+@functools.cache
+def settings(recipe: str) -> str:
+    return to_text(Recipe.read(recipe).settings)
+
+
 def place(folder: Path, method: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The file of a run, which another recipe, folder of images or option would not have."""
     options = command("vicreg" if method == UNTRAINED else method, seed, arguments.steps, arguments.root)
-    recipes = [to_text(Recipe.read(recipe).settings) for recipe in values_of(options, "-c")]
+    recipes = [settings(recipe) for recipe in values_of(options, "-c")]
     digest = hashlib.sha256("\0".join([*options, *recipes]).encode()).hexdigest()[:8]
     return folder / f"{method}-{arguments.steps}-seed{seed}-{digest}.json"
 
