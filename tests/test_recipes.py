@@ -186,7 +186,7 @@ def test_list_of_all_but_the_shared_ones(capsys: pytest.CaptureFixture[str]) -> 
     listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith("  ")}
     assert {name for name in names() if not name.startswith("shared/")} <= set(listed)
     assert not any(name.startswith("shared/") for name in listed)
-    assert listed["simclr"] == "SimCLR (arXiv:2002.05709) as published by solo-learn"
+    assert listed["simclr"] == "SimCLR (arXiv:2002.05709) with solo-learn's settings (arXiv:2108.01775)"
     assert lines.index("recipes") < lines.index("overlays: data sets") < lines.index("overlays: trainers")
     assert max(map(len, lines)) <= 120
 
