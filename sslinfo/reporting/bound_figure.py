@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 WIDEST_LINEAR = 5.0  # a stack that is higher would press the measured risk, near 1 or below, into the axis
@@ -23,7 +22,6 @@ def draw(history: Sequence[dict[str, Any]], about: str) -> Figure:
         about: what it was measured with, for the title.
     """
     figure = Figure(figsize=(11, 5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     form = history[-1]["form"]
     rows = [entry for entry in history if entry["form"] == form]

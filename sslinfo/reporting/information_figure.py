@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -29,7 +28,6 @@ def draw(layer: str, spectra: Sequence[tuple[int, Tensor]], moments: Moments) ->
         moments: of the layer's samples now.
     """
     figure = Figure(figsize=(15, 4.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     parts: Any = figure.subfigures(1, len(PANELS))  # of one width, which ``panels`` relies on
     left, middle, right = (part.subplots() for part in parts)
     covariance = moments.covariance().cpu()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -21,7 +20,6 @@ def draw(history: Sequence[tuple[int, NoiseTests]], about: str) -> Figure:
         about: what was measured with, for the title.
     """
     figure = Figure(figsize=(13, 4.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
     figure.suptitle(f"Gaussianity of the representation under input noise: {about}, step {history[-1][0]}")
     colours = colormaps["viridis"]

@@ -89,8 +89,11 @@ def _give(logger: Any, made: Publication, module: LightningModule, step: int) ->
 
 def render(figure: Figure) -> Picture:
     """The pixels (H, W, 3) of a matplotlib figure, drawn once for the file and all loggers."""
-    figure.canvas.draw()  # type: ignore[attr-defined]
-    return numpy.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return numpy.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def data_of(trainer: Trainer, wanted_by: str) -> TwoViewDataModule | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -24,7 +23,6 @@ def draw(curves: Mapping[str, Curve], spectra: Mapping[str, Tensor]) -> Figure:
     panels = len(losses) + bool(probes) + 1
     rows = math.ceil(panels / 3)
     figure = Figure(figsize=(12, 3.4 * rows), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = iter(figure.subplots(rows, 3, squeeze=False).ravel())
     for name in losses:
         axis = next(axes)
