@@ -31,17 +31,21 @@ REPRESENTATION, EMBEDDING = "representation", "embedding"  # the layers of every
 class InformationMonitor(Callback):
     """Logs what ``sslinfo.information`` says of the representation and of the embedding, equal on any number of ranks.
 
-    In training every so many optimizer steps, from what the step computed anyway, as ``train_info/<layer>/<quantity>``;
-    in validation over the whole set, as ``info/<layer>/<quantity>``. Quantities of second moments use as many of the
-    last steps as four times the layer's width asks for, at most ``window``; all others one batch, in validation
-    ``samples`` images chosen by their index. What a number was computed with, its ceiling, and why another is absent
-    stands in ``information.txt`` in the run's folder and in TensorBoard's text; the spectra over training, the
-    covariance of the features and their standard deviations in ``information_<layer>.png`` and TensorBoard's images.
+    In training it measures every so many optimizer steps, from what the step computed anyway, and logs
+    ``train_info/<layer>/<quantity>``. In validation it measures the whole set, and logs ``info/<layer>/<quantity>``.
+
+    Quantities of second moments need more samples than one batch may have. In training they take the batches of the
+    last steps together: as many as give four samples for each feature of the layer, and at most ``window``. All other
+    quantities take one batch in training, and in validation ``samples`` images, chosen by their index.
+
+    ``information.txt`` in the run's folder, and TensorBoard's text, say what a number was computed with, what its
+    ceiling is, and why another number is absent. ``information_<layer>.png`` and TensorBoard's images show the spectra
+    over training, the covariance of the features, and their standard deviations.
 
     Args:
         every_n_steps: optimizer steps between two measurements in training; 0 measures in validation only.
-        window: training batches at most, one an optimizer step or one an accumulated part of it, whose samples are
-            taken together.
+        window: training batches, at most, whose samples are taken together. Where gradients are accumulated, each
+            part counts as a batch.
         samples: validation images for quantities of pairs of samples.
         beta: of the log-det entropy, for features as they are and for features of mean variance 1.
         variance: s2 / d of the pairwise entropy, s2 the variance of a component, rows on the sphere of radius sqrt(d),
