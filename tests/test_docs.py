@@ -30,6 +30,7 @@ from sslinfo.__main__ import COMMANDS, console
 from sslinfo.callbacks import RunSummary
 from sslinfo.cli import Cli, main
 from sslinfo.cli.sweep import sweep
+from sslinfo.data import datasets
 from sslinfo.information.quantities import QUANTITIES
 
 ROOT = Path(__file__).parents[1]
@@ -175,6 +176,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(tmp_path))
     # Its 100 draws of the labels take three quarters of the time of a short training.
     monkeypatch.setattr(RunSummary.__init__, "__defaults__", ((3, 10), 2, 5000))
+    monkeypatch.setattr(datasets, "TABLE", datasets.TABLE)
     quantities = list(QUANTITIES)
     yield tmp_path
     QUANTITIES[:] = quantities
@@ -296,3 +298,9 @@ def test_every_recipe_and_overlay_is_named() -> None:
     named = set(re.findall(r"`([\w/]+)`", (ROOT / "docs/objectives.md").read_text()))
     named |= set(re.findall(r"`([\w/]+)`", (ROOT / "docs/commands.md").read_text()))
     assert {name for name in recipes.names() if not name.startswith("shared/")} - named == {"quickstart"}
+
+
+def test_the_table_of_data_sets_is_whole() -> None:
+    rows = re.findall(r"^\| (`.*`) \| .* \| (yes)? ?\|$", (ROOT / "docs/images.md").read_text(), re.MULTILINE)
+    downloads = {name: bool(yes) for names, yes in rows for name in re.findall(r"`(\w+)`", names)}
+    assert downloads == {row.name: row.download is not None for row in datasets.TABLE}
