@@ -174,8 +174,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_imagefolder(tmp_path / "my_images", splits=("train", "val"), classes=3, per_class=4, size=(24, 24))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    # Its 100 draws of the labels take three quarters of the time of a short training.
-    monkeypatch.setattr(RunSummary.__init__, "__defaults__", ((3, 10), 2, 5000))
+    # Its 100 draws of the labels of all digits take three quarters of the time of a short training.
+    monkeypatch.setattr(RunSummary.__init__, "__defaults__", ((3, 10), 2, 200))
     monkeypatch.setattr(datasets, "TABLE", datasets.TABLE)
     quantities = list(QUANTITIES)
     yield tmp_path
