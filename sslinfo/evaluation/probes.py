@@ -13,6 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from sslinfo.information.labelled import neighbour_votes
+
 
 @dataclass
 class LinearClassifier:
@@ -78,9 +80,7 @@ def knn_scores(
     tensor([[1., 0.]])
     """
     similarity = torch.nn.functional.normalize(queries, dim=1) @ torch.nn.functional.normalize(bank, dim=1).T
-    best, where = similarity.topk(min(k, len(bank)), dim=1)
-    weights = torch.softmax(best / temperature, dim=1)
-    return weights.new_zeros(len(queries), num_classes).scatter_add_(1, bank_labels[where], weights)
+    return neighbour_votes(similarity, bank_labels, num_classes, k, temperature)
 
 
 @dataclass

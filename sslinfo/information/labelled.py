@@ -60,11 +60,28 @@ def knn_top1(
         for rows in torch.arange(n, device=z.device).split(1024):
             similarity = unit[rows] @ unit.T
             similarity[torch.arange(len(rows)), rows] = -torch.inf
-            best, where = similarity.topk(min(k, n - 1), dim=1)
-            votes = z.new_zeros(len(rows), len(classes))
-            votes.scatter_add_(1, members[where], torch.softmax(best / temperature, dim=1))
+            votes = neighbour_votes(similarity, members, len(classes), min(k, n - 1), temperature)
             right += int((votes.argmax(1) == members[rows]).sum())
     return z.new_tensor(right / n)
+
+
+def neighbour_votes(similarity: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float) -> Tensor:
+    """Votes (n, num_classes) of the k most similar of m samples, which sum to 1 in each row.
+
+    Args:
+        similarity: cosines (n, m).
+        labels: of the m samples, (m,) from 0.
+        k: neighbours, at most m of them.
+        temperature: a neighbour votes with weight exp(cosine / temperature).
+
+    Source: Wu et al., arXiv:1805.01978, section 3.4.
+
+    >>> neighbour_votes(torch.tensor([[0.5, 0.5, 0.1]]), torch.tensor([0, 1, 1]), 2, k=2, temperature=0.07)
+    tensor([[0.5000, 0.5000]])
+    """
+    best, where = similarity.topk(min(k, similarity.shape[1]), dim=1)
+    weights = torch.softmax(best / temperature, dim=1)
+    return weights.new_zeros(len(similarity), num_classes).scatter_add_(1, labels[where], weights)
 
 
 def _labelled(z: Tensor, labels: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
