@@ -482,7 +482,7 @@ def test_mistakes(
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for args, expected in (
         (["sweep", "--help"], ["--sweep KEY=V1,V2", "--beta B [B ...]"]),
-        (["--help"], ["  sweep     one training for each value of an option"]),
+        (["--help"], ["sslinfo sweep     one training for each value of an option"]),
     ):
         with pytest.raises(SystemExit) as stopped:
             console(args)
