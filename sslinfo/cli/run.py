@@ -50,7 +50,9 @@ class Parser(LightningArgumentParser):
     """Says what is wrong with the command line in a few lines, with a suggestion."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": Help, **kwargs})
+        # An option's beginning is a mistake like any other: --ckpt_path is looked for by its whole name. The parsers of
+        # subcommands are made of this class, without the options that the command line gives to the outer parser.
+        super().__init__(*args, **{"formatter_class": Help, "allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise UserError(explain(message)) from ex
@@ -201,11 +203,7 @@ def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=Parser,
-        parser_kwargs={
-            "prog": "sslinfo",
-            # An option's beginning is a mistake like any other: --ckpt_path is looked for by its whole name.
-            "allow_abbrev": False,
-        },
+        parser_kwargs={"prog": "sslinfo"},
         args=args,
         stored=stored,
         recipe=recipe_name(given),

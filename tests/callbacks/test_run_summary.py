@@ -80,6 +80,7 @@ def test_figures_of_the_table() -> None:
     x, y, tx, ty = features()
     column = RunSummary(labels_per_class=(3,), draws=6).measure(x, y, tx, ty, 3)
     a, b = (part.double().numpy() for part in (x, tx))
+    y, ty = y.numpy(), ty.numpy()
 
     def standardised(fit: np.ndarray, other: np.ndarray) -> np.ndarray:
         return (other - fit.mean(0)) / np.sqrt(((fit - fit.mean(0)) ** 2).mean())

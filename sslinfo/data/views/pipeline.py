@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
 from sslinfo.data.views import colour
@@ -181,7 +182,7 @@ def _cut(images: Tensor, box: Sequence[int], size: int, interpolation: Interpola
     part = images[..., top : top + height, left : left + width].float()
     if part.numel() == 0:
         return images.new_empty((*images.shape[:-2], size, size))
-    resized = reference.resize(part, [size, size], interpolation, antialias=True)
+    resized = reference.resize(part, [size, size], InterpolationMode(interpolation), antialias=True)
     if images.dtype == torch.uint8:
         return resized.clamp(0.0, 255.0).round_().to(torch.uint8)
     return resized.clamp(0.0, 1.0)

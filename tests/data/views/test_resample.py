@@ -32,7 +32,7 @@ def test_resized_crop_equals_torchvision(interpolation, h, w, c, size):
     got = resized_crop(images, *box, size, interpolation)
     assert got.dtype == torch.float32
     for i, (image, sides) in enumerate(zip(images, torch.stack(box, 1).tolist(), strict=True)):
-        want = F.resized_crop(image, *sides, [size, size], interpolation, antialias=True)
+        want = F.resized_crop(image, *sides, [size, size], InterpolationMode(interpolation), antialias=True)
         torch.testing.assert_close(got[i], want, **TOLERANCE)
 
 
@@ -44,7 +44,9 @@ def test_resample_matrix_equals_torchvision_at_any_size(size_in, size_out, inter
     matrix = resample_matrix(torch.tensor([start]), torch.tensor([length]), size_in, size_out, interpolation)[0]
     # The rows of the identity are the impulse responses of the pixels; resizing along one side alone.
     impulses = torch.eye(size_in)[:, None, :].expand(-1, 2, -1)[:, None]
-    want = F.resized_crop(impulses, 0, start, 2, length, [2, size_out], interpolation, antialias=True)[:, 0, 0]
+    want = F.resized_crop(
+        impulses, 0, start, 2, length, [2, size_out], InterpolationMode(interpolation), antialias=True
+    )[:, 0, 0]
     torch.testing.assert_close(matrix, want.mT, **TOLERANCE)
 
 

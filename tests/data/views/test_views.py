@@ -46,7 +46,7 @@ def by_torchvision(image, view, drawn, i, size):
     value = {name: tensor[i].item() for name, tensor in drawn.items() if name != "order"}
     x = F.to_dtype(image, torch.float32, scale=True)
     box = [value[name] for name in ("top", "left", "height", "width")]
-    x = F.resized_crop(x, *box, [size, size], view.interpolation, antialias=True).clamp(0, 1)
+    x = F.resized_crop(x, *box, [size, size], v2.InterpolationMode(view.interpolation), antialias=True).clamp(0, 1)
     flips_first = "angle" in value
     if value["flip"] and flips_first:
         x = F.horizontal_flip(x)
