@@ -149,7 +149,7 @@ def test_an_entropy_half_acts_on_the_projections_with_gradient() -> None:
     half = LogDet(weight=3.0, beta=2.0)
     views = [torch.randn(9, 1, 8, 8), torch.randn(9, 1, 8, 8)]
     terms, outputs = small(entropy=half).objective(views)
-    z = outputs["embeddings"]
+    z = outputs.embeddings
     more = half(half.prepare(z["z1"]), half.prepare(z["z2"]))
     alone = published(*(z[name].double().numpy() for name in ("p1", "p2", "z1", "z2")))
     assert terms["loss"].item() == pytest.approx(alone + more["loss"].item(), rel=1e-5)
