@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "sslinfo"
 FLOORS = (
     "errors",
     "precision",
+    "seeding",
     "distributed",
     "recipes",
     "information",

@@ -78,7 +78,13 @@ class Cli(CommandLine):
         self, *args: Any, stored: StoredConfig | None = None, recipe: str | None = None, **kwargs: Any
     ) -> None:
         self.stored, self.recipe = stored, recipe
+        self.asked = next(iter(kwargs.get("args") or []), None)
         super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for: to make the parsers of all takes as long as to read a recipe."""
+        every = super().subcommands()
+        return {self.asked: every[self.asked]} if self.asked in every else every
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("dump_header", [f"sslinfo=={__version__}"])

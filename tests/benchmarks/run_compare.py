@@ -130,12 +130,17 @@ def one(method: str, seed: int, arguments: argparse.Namespace) -> dict[str, floa
     return {**measure(cli.model, cli.datamodule), "seconds": seconds}
 
 
+def seed_of(file: Path) -> int:
+    return int(file.stem.split("-seed")[1].split("-")[0])
+
+
 def collect(folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, np.ndarray]]:
     """name -> column -> one value a seed, of every run with these options in the folder."""
     found = {}
     for method, name in [(UNTRAINED, "untrained"), *((method, name) for method, (name, _) in METHODS.items())]:
-        files = [place(folder, method, seed, arguments) for seed in range(1000)]
-        runs = [json.loads(file.read_text()) for file in files if file.exists()]
+        files = sorted(folder.glob(f"{method}-{arguments.steps}-seed*-*.json"), key=seed_of)
+        ours = [file for file in files if file == place(folder, method, seed_of(file), arguments)]
+        runs = [json.loads(file.read_text()) for file in ours]
         if runs:
             found[name] = {column: np.array([run[column] for run in runs]) for column in COLUMNS}
     return found
