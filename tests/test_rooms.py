@@ -14,7 +14,6 @@ PACKAGE = Path(__file__).parents[1] / "sslinfo"
 FLOORS = (
     "errors",
     "precision",
-    "seeding",
     "distributed",
     "recipes",
     "information",

@@ -17,7 +17,6 @@ from sslinfo.data.loading import Request
 from sslinfo.data.stores import Fetched, ImageStore
 from sslinfo.data.views import ViewPipeline
 from sslinfo.errors import UserError
-from sslinfo.seeding import seed_generators
 
 
 class Source(Dataset):
@@ -101,7 +100,7 @@ class Source(Dataset):
                 keys = stream_keys(self.seed, epoch, fetched.index, view, "transform").tolist()
                 rows = []
                 for image, key in zip(images, keys, strict=True):
-                    seed_generators(key % 2**63)
+                    torch.manual_seed(key % 2**63)
                     random.seed(key)
                     np.random.seed(key % 2**32)  # noqa: NPY002
                     rows.append(self.transform(image))

@@ -25,7 +25,6 @@ from sslinfo.objectives.entropy import EntropyHalf
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.outputs import OUTPUTS, StepOutputs
 from sslinfo.precision import full_precision
-from sslinfo.seeding import seed_generators
 
 
 def view_names(role: str, views: int) -> list[str]:
@@ -324,7 +323,7 @@ class JointEmbedding(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Random numbers drawn inside the network are a function of the step, so that a resumed run draws the same.
         mixed = hash((self.seed, self.current_epoch, batch_idx, rank()))
-        seed_generators(mixed % 2**63)
+        torch.manual_seed(mixed % 2**63)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
