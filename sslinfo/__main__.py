@@ -15,8 +15,8 @@ from sslinfo import __version__
 
 COMMANDS = {
     "fit": "train a recipe",
-    "validate": "probes and information of a checkpoint, or of a network trained elsewhere",
-    "test": "linear probe to convergence, with all, 10% and 1% of the labels",
+    "validate": "information and probes of a checkpoint; information of a network trained elsewhere",
+    "test": "linear probe to convergence, with all, 10% and 1% of the labels, and k-NN",
     "predict": "representations and labels of each split in an .npz file",
     "sweep": "one training for each value of an option: a table and a figure",
     "recipes": "the recipes and overlays that -c takes, with a line each",

@@ -64,9 +64,12 @@ def with_current_paths(checkpoint: str | Path | IO[bytes]) -> str | Path | IO[by
 
     It is read weights-only.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=isinstance(checkpoint, str | Path))
-    if not isinstance(checkpoint, str | Path):
-        checkpoint.seek(0)
+    if not isinstance(checkpoint, str | Path) or not Path(checkpoint).is_file():
+        return checkpoint  # an address, or something open: as it is
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception:
+        return checkpoint  # what is wrong with it is for Lightning to say
     changed = {name: current_paths(content[name]) for name in HYPERPARAMETERS if name in content}
     if all(content[name] == value for name, value in changed.items()):
         return checkpoint

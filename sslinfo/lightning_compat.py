@@ -69,6 +69,11 @@ def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
     return found
 
 
+def prepare_train_data(trainer: Trainer) -> None:
+    """Set the training's loader up: without ``max_epochs`` Lightning would not know the length of an epoch yet."""
+    trainer.fit_loop.setup_data()
+
+
 def no_batch_yet(trainer: Trainer) -> bool:
     """Whether the training has not asked for any batch so far, in this process or before its checkpoint."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0

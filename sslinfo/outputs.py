@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
 
 from sslinfo.distributed import gather, gather_uneven
+from sslinfo.errors import UserError
 
 OUTPUTS = "outputs"  # where the mapping that training_step returns holds them, beside "loss"
-Rows = Literal["labels", "indices", "representations", "embeddings", "clean_representations"]
+Rows = Literal["labels", "indices", "representations", "embeddings", "projections", "clean_representations"]
 
 
 @dataclass
@@ -30,6 +31,7 @@ class StepOutputs:
         clusters: how many clusters the objective assigns the images to, 0-d, where it does.
         uneven: ranks may hold different numbers of rows.
         gathered: rows of all ranks that somebody asked for already.
+        complete: these are the rows of all ranks.
 
     >>> import torch
     >>> outputs = StepOutputs(torch.tensor([3, 1]), torch.tensor([0, 1]), embeddings={"z1": torch.zeros(2, 4)})
@@ -46,6 +48,7 @@ class StepOutputs:
     clusters: Tensor | None = None
     uneven: bool = False
     gathered: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    complete: bool = False
 
     @classmethod
     def of(cls, outputs: Any) -> StepOutputs | None:
@@ -62,8 +65,16 @@ class StepOutputs:
         """The named parts with the rows of all ranks, in the order of ranks; parts that are not named are empty.
 
         One collective for each dtype gathers what was not gathered before in this step. Every rank has to ask, for the
-        same parts in the same order.
+        same parts in the same order. The projections come with all embeddings.
+
+        Raises:
+            UserError: these are the rows of all ranks already.
         """
+        if self.complete:
+            raise UserError(
+                f"whole({', '.join(names)}) of what is the rows of all ranks already: ask the step's outputs"
+            )
+        names = tuple(dict.fromkeys("embeddings" if name == "projections" else name for name in names))
         missing = [name for name in names if name not in self.gathered]
         if missing:
             flat = {f"{name}/{key}": rows for name in missing for key, rows in self._parts(name).items()}
@@ -71,8 +82,12 @@ class StepOutputs:
             for name in missing:
                 self.gathered[name] = {key: rows[f"{name}/{key}"] for key in self._parts(name)}
         none = self.labels[:0]
-        empty = replace(self, labels=none, indices=none, representations=(), embeddings={}, clean_representations=None)
-        return replace(empty, **{name: self._like(name, self.gathered[name]) for name in names})
+        return StepOutputs(
+            **{"labels": none, "indices": none, **{name: self._like(name, self.gathered[name]) for name in names}},
+            projected=self.projected if "embeddings" in names else (),
+            clusters=self.clusters,
+            complete=True,
+        )
 
     def _parts(self, name: str) -> dict[str, Tensor]:
         value = getattr(self, name)

@@ -104,7 +104,9 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     {'class_path': 'PairDist'}
     """
     merged = dict(below)
-    if "class_path" in above and below.get("class_path", above["class_path"]) != above["class_path"]:
+    if "class_path" in above and _class_name(below.get("class_path", above["class_path"])) != _class_name(
+        above["class_path"]
+    ):
         for name in ("init_args", "dict_kwargs"):
             merged.pop(name, None)
     for name, value in above.items():
@@ -116,6 +118,11 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             both = isinstance(value, dict) and isinstance(merged.get(name), dict)
             merged[name] = merge(merged[name], value) if both else value
     return merged
+
+
+def _class_name(path: Any) -> str:
+    """LogDet of LogDet and of sslinfo.objectives.LogDet."""
+    return str(path).rpartition(".")[2]
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -161,7 +168,7 @@ def _extended(written: dict[str, Any], folder: Path, chain: tuple[Path, ...]) ->
 
 
 def _near(name: str) -> str:
-    by_last_part = {known.rpartition("/")[2]: known for known in names()}
+    by_last_part = {known.rpartition("/")[2]: known for known in names() if not known.startswith("shared/")}
     asked = name.removesuffix(".yaml").rpartition("/")[2]
     close = [by_last_part[part] for part in difflib.get_close_matches(asked, by_last_part, n=2)]
     return f"did you mean {' or '.join(close)}?" if close else "`sslinfo recipes` lists what there is"

@@ -32,7 +32,7 @@ def test_the_installed_release_has_it(owner: type, name: str) -> None:
 
 
 def test_no_other_file_uses_it() -> None:
-    names = [name for _, name in PRIVATE] + ["_hparams_initial", "_hparams", "_trainer", "batch_progress"]
+    names = [name for _, name in PRIVATE] + ["_hparams_initial", "_hparams", "_trainer", "batch_progress", "setup_data"]
     pattern = re.compile(rf"\.({'|'.join(names)})\b|def ({'|'.join(names)})\b")
     for file in PACKAGE.rglob("*.py"):
         if file.name != "lightning_compat.py":

@@ -13,6 +13,7 @@ from rank_trainer import SmallNet, rank_trainer
 
 from sslinfo.callbacks import CollapseAlarm, InformationMonitor, KNNProbe, LinearProbe
 from sslinfo.data import TwoViewDataModule
+from sslinfo.errors import UserError
 from sslinfo.objectives import SwAV, VICReg
 from sslinfo.outputs import StepOutputs
 
@@ -70,6 +71,15 @@ def test_whole_is_the_rows_of_all_ranks_in_order(ranks: Any, uneven: bool) -> No
         assert found["indices"] == [value + 100 for value in expected]
         assert found["projections"] == [[[value, value] for value in expected]]
         assert found["clean"] is None
+
+
+def test_the_whole_of_a_whole_is_refused_and_projections_can_be_asked_for() -> None:
+    given = StepOutputs(torch.zeros(2), torch.zeros(2), embeddings={"z1": torch.ones(2, 3)}, projected=("z1",))
+    whole = given.whole("projections")
+    assert [z.tolist() for z in whole.projections] == [[[1.0] * 3] * 2]
+    assert given.whole("labels").projections == ()
+    with pytest.raises(UserError, match=r"whole\(labels\) of what is the rows of all ranks already"):
+        whole.whole("labels")
 
 
 class Bytes(Callback):

@@ -180,6 +180,12 @@ def test_they_travel_with_the_package() -> None:
     assert len(names()) == len(list((ROOT / "configs").rglob("*.yaml")))
 
 
+def test_a_class_is_the_same_by_its_name_and_by_its_path() -> None:
+    below = {"class_path": "LogDet", "init_args": {"weight": 7.0, "beta": 3.0}}
+    above = {"class_path": "sslinfo.objectives.LogDet", "init_args": {"beta": 1.0}}
+    assert merge(below, above)["init_args"] == {"weight": 7.0, "beta": 1.0}
+
+
 def test_list_of_all_but_the_shared_ones(capsys: pytest.CaptureFixture[str]) -> None:
     print_recipes([])
     lines = capsys.readouterr().out.splitlines()

@@ -81,6 +81,8 @@ class GeneralizationBound(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._overlap = None
+        if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
+            self.history = History(MOST_POINTS)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._split = None

@@ -119,7 +119,7 @@ class InformationMonitor(Callback):
             return
         step = trainer.global_step
         layers = _layers(given.whole("representations", "embeddings"), pl_module)
-        self._recent.append({**layers, **self._tapped(len(batch["views"]))})
+        self._recent.append({**layers, **self._tapped(batch["views"])})
         if step % self.every_n_steps or step == self._measured:
             return
         self._measured = step
@@ -142,11 +142,11 @@ class InformationMonitor(Callback):
         chosen = [torch.cat(rows) for rows in zip(*(step[:2] for step in steps[-wanted:]), strict=True)]
         return measure(last, Moments.of(*chosen), self.scales, wanted)
 
-    def _tapped(self, views: int, keep: Tensor | None = None) -> dict[str, Views]:
+    def _tapped(self, views: Sequence[Tensor], keep: Tensor | None = None) -> dict[str, Views]:
         """The named modules' activations of the whole batch, by name and view."""
         layers = {}
         for name, tap in self.taps.items():
-            own = {str(number): rows for number, rows in enumerate(tap.take(views))}
+            own = {str(number): rows for number, rows in enumerate(tap.take(len(views), len(views[0])))}
             whole = gather(own) if keep is None else gather_uneven({view: rows[keep] for view, rows in own.items()})
             if whole:
                 layers[name] = tuple(whole.values())
@@ -177,7 +177,7 @@ class InformationMonitor(Callback):
         if trainer.sanity_checking or given is None:
             return
         rows = given.whole("representations", "embeddings", "indices")
-        tapped = self._tapped(len(batch["views"]), batch["keep"])
+        tapped = self._tapped(batch["views"], batch["keep"])
         for layer, views in {**_layers(rows, pl_module), **tapped}.items():
             self._whole.setdefault(layer, WholeSet(self.samples)).add(views, rows.indices)
 

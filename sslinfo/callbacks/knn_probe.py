@@ -44,6 +44,10 @@ class KNNProbe(Callback):
         self.validations = 0
         self.bank: tuple[Tensor, Tensor] | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
+            self.validations = 0
+
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self.validations}
 

@@ -66,6 +66,10 @@ class LinearProbe(Callback):
             self.optimizer.load_state_dict(self.loaded["optimizer"])
             self.loaded = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
+            self.head = self.optimizer = self.loaded = None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._build(trainer, pl_module)
 
@@ -119,7 +123,7 @@ class LinearProbe(Callback):
         features, labels = rows.clean_representations.float()[known], rows.labels[known]
         if trainer.testing:
             self.tested.append((features.cpu(), labels.cpu()))
-        elif self.head is not None and len(rows.labels):
+        elif self.head is not None and len(labels):
             self.head.eval()
             with torch.autocast(pl_module.device.type, enabled=False):
                 self.metric.update(self.head(features), labels)

@@ -68,6 +68,10 @@ class NoiseNormality(Callback):
         self.history: History[tuple[int, NoiseTests]] = History(MOST_CURVES)  # by optimizer step
         self._chosen = Chosen(self.images, PURPOSE)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
+            self.history = History(MOST_CURVES)
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._chosen = Chosen(self.images, PURPOSE)
 

@@ -45,6 +45,10 @@ class RunSummary(Callback):
         self.curves: dict[str, History[tuple[int, float]]] = {}
         self.first_spectrum: Tensor | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
+            self.curves, self.first_spectrum = {}, None
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = data_of(trainer, "RunSummary")
         if data is not None and self.first_spectrum is None:
@@ -90,16 +94,16 @@ class RunSummary(Callback):
         }
         logs = trainer.log_dir  # asks all ranks
         folder = publish(trainer, lambda: self._publication(sets["representation"][2].cpu()))
-        if folder is None:
-            return
-        columns = {}
-        for name, (x, y, tx, ty) in sets.items():
-            columns[name] = self.measure(x.cpu(), y.cpu(), tx.cpu(), ty.cpu(), data.num_classes)
-        counts = f"{len(sets['representation'][1])} training, {len(sets['representation'][3])} validation images"
-        self.show(columns, counts)
-        print(f"figure: {folder / 'summary.png'}")
-        if logs is not None:
-            print(f"to look further: tensorboard --logdir {logs}")
+        if folder is not None:
+            columns = {}
+            for name, (x, y, tx, ty) in sets.items():
+                columns[name] = self.measure(x.cpu(), y.cpu(), tx.cpu(), ty.cpu(), data.num_classes)
+            counts = f"{len(sets['representation'][1])} training, {len(sets['representation'][3])} validation images"
+            self.show(columns, counts)
+            print(f"figure: {folder / 'summary.png'}")
+            if logs is not None:
+                print(f"to look further: tensorboard --logdir {logs}")
+        trainer.strategy.barrier("RunSummary")  # a rank that leaves ends the one that still measures
 
     def _publication(self, features: Tensor) -> Publication:
         from sslinfo.reporting.summary_figure import draw

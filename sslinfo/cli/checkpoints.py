@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ class StoredConfig:
 def _load(path: str | Path) -> Any:
     """What a file holds, of which no tensor is read before somebody looks at it."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        in_new_format = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=in_new_format)
     except Exception as error:
         raise UserError(f"ckpt_path={str(path)!r} cannot be read as a checkpoint: {error}") from error
 

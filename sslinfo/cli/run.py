@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from sslinfo import __version__
-from sslinfo.callbacks import InformationMonitor, LinearProbe
+from sslinfo.callbacks import InformationMonitor, KNNProbe, LinearProbe
 from sslinfo.callbacks.prediction_writer import PredictionWriter
 from sslinfo.cli.arguments import CONFIG, RUNS, ActionRecipe, recipe_name, with_checkpoint
 from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences
@@ -163,6 +163,8 @@ class Cli(CommandLine):
             callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         if self.subcommand == "test" and not any(isinstance(c, LinearProbe) for c in callbacks):
             callbacks.append(LinearProbe())
+        if self.subcommand == "test" and not any(isinstance(c, KNNProbe) for c in callbacks):
+            callbacks.append(KNNProbe())
         if self.subcommand == "validate" and not any(isinstance(c, InformationMonitor) for c in callbacks):
             callbacks.append(InformationMonitor())
         if self.subcommand == "predict":

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 
 from sslinfo.evaluation.choice import Chosen, keys_of
 from sslinfo.information import LeastSquares, PairSums, within_radius
+from sslinfo.information.bound_terms import farthest
 
 PURPOSE = "generalization bound"  # of the choice of images
 PARTS = ("labelled", "first", "partner", "held_out")
@@ -100,10 +101,9 @@ class Split:
             theirs.append(others[:matched])
         first, second = torch.cat(ours), torch.cat(theirs)
         self.unmatched = self.firsts.count - len(first)
-        farthest = (2**0.5 if self.treatment == "simplex" else 2) * self.radius
         pairs = PairSums.of(self._treated(firsts["z"][first]), self._treated(partners["z"][second]))
         whole = LeastSquares.of(self._treated(firsts["z"]), firsts["label"], self.classes)
-        return PairSums(pairs.distance + farthest * self.unmatched, whole)
+        return PairSums(pairs.distance + farthest(self.radius, self.treatment) * self.unmatched, whole)
 
     def mean_residual(self) -> float | None:
         """Mean of ||W_S f - y|| over the labelled images; None where there are too many to keep them all."""

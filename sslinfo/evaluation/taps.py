@@ -31,7 +31,9 @@ class Tap:
                 rows = rows.flatten(2).mean(2) if rows.dim() == 4 else rows.flatten(1, -2).mean(1)
             self.outputs.append(rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows)
 
-    def take(self, views: int) -> list[Tensor]:
-        """(N, d) of each of the last views; clean images go through the network before them."""
+    def take(self, views: int, images: int) -> list[Tensor]:
+        """(images, d) of each of so many views, which were the last to pass, one by one or all in one batch."""
         outputs, self.outputs = self.outputs or [], None
+        if outputs and views > 1 and len(outputs[-1]) == views * images:
+            return list(outputs[-1].chunk(views))
         return outputs[-views:]

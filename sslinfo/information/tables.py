@@ -24,8 +24,9 @@ natural, and information is in nats. Numbers are computed in float64.
 
 ## What is logged
 
-`sslinfo.report` gives these numbers for arrays. `InformationMonitor` logs them while a network trains, as
-`train_info/<layer>/<name>` and `info/<layer>/<name>`. Each number comes with its N and d, its unit, its ceiling, and
+`sslinfo.report` gives these numbers for arrays of one view or two. `InformationMonitor` logs them while a network
+trains, as `train_info/<layer>/<name>` and `info/<layer>/<name>`. Those that need labels are in a report alone, and
+those that need three views in the monitor alone. Each number comes with its N and d, its unit, its ceiling, and
 what it was computed at. A ceiling is the largest value that a number can take: read the two side by side. A number
 that does not exist at this N and d is absent, and the reason stands in its place.
 

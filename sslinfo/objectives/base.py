@@ -19,7 +19,7 @@ from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters, with_current_paths
 from sslinfo.information import UndefinedEstimate
-from sslinfo.lightning_compat import datamodule_of, is_dry_run
+from sslinfo.lightning_compat import datamodule_of, is_dry_run, prepare_train_data
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
@@ -261,7 +261,7 @@ class JointEmbedding(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        self.trainer.fit_loop.setup_data()  # without max_epochs Lightning would not know the length of an epoch yet
+        prepare_train_data(self.trainer)
         steps = self.trainer.estimated_stepping_batches
         accumulate = self.trainer.accumulate_grad_batches
         config = self.optimizer_config

@@ -26,6 +26,7 @@ from sslinfo.callbacks import InformationMonitor
 from sslinfo.cli import main
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
+from sslinfo.evaluation.taps import Tap
 from sslinfo.information import Moments
 from sslinfo.information.measure import Report, measure
 from sslinfo.models import conv4
@@ -668,6 +669,15 @@ def test_figures_are_let_go(tmp_path: Path) -> None:
 
 
 # Layers by name
+
+
+def test_views_that_pass_in_one_batch_are_views_by_themselves() -> None:
+    tap = Tap()
+    rows = torch.arange(6.0)[:, None]
+    tap.outputs = [torch.zeros(3, 1), rows]  # clean images went before
+    assert [view.flatten().tolist() for view in tap.take(2, images=3)] == [[0, 1, 2], [3, 4, 5]]
+    tap.outputs = [torch.zeros(3, 1), rows[:3], rows[3:]]
+    assert [view.flatten().tolist() for view in tap.take(2, images=3)] == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_activations_of_a_named_module_are_averaged_over_positions() -> None:

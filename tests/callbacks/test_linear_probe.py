@@ -1,5 +1,6 @@
 """The online probe learns from what the step made and nothing else does; the final one is fitted on frozen features."""
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,6 +123,37 @@ def test_it_learns_what_a_linear_classifier_can() -> None:
     labels = torch.arange(10).repeat(20)
     predicted = probe.head.eval()(5 * means[labels] + torch.randn(200, 12)).argmax(1)
     assert (predicted == labels).float().mean() > 0.98
+
+
+def test_a_validation_batch_without_labels_counts_for_nothing() -> None:
+    class SomeLabels(torch.utils.data.Dataset):
+        """Forty images without a label behind forty that have one."""
+
+        def __len__(self) -> int:
+            return 80
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            generator = torch.Generator().manual_seed(index)
+            label = index % 2 if index < 40 else -1
+            return torch.randint(0, 256, (1, 8, 8), generator=generator, dtype=torch.uint8), label
+
+    data = TwoViewDataModule(SomeLabels(), test_dataset=SomeLabels(), batch_size=20, val_fraction=0, views="digits")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = rank_trainer(0, 1, max_epochs=1, callbacks=[LinearProbe()])
+        trainer.fit(module(), datamodule=data)
+    assert 0 <= float(trainer.callback_metrics["probe/linear_top1"]) <= 1
+
+
+def test_another_training_gets_another_head() -> None:
+    probe = LinearProbe()
+    heads = []
+    for _ in range(2):
+        data = TwoViewDataModule("digits", batch_size=64)
+        trainer = rank_trainer(0, 1, max_steps=2, limit_val_batches=0, callbacks=[probe])
+        trainer.fit(module(), datamodule=data)
+        heads.append(probe.head)
+    assert heads[0] is not heads[1]
 
 
 def test_saved_and_resumed_it_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
