@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -27,6 +29,10 @@ def read(path: Path) -> Any:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     return notebook
+
+
+def code_of(path: Path) -> Iterator[str]:
+    return (cell.source for cell in read(path).cells if cell.cell_type == "code")
 
 
 def outputs(notebook: Any) -> list[Any]:
@@ -48,23 +54,53 @@ def test_there_are_notebooks() -> None:
     assert NOTEBOOKS
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    """One kernel for all notebooks, since all import the same for longer than some of them compute."""
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    environment["OMP_NUM_THREADS"] = "1"
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=environment)
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+def as_a_new_kernel(folder: Path) -> Any:
+    """A cell that takes away what an earlier notebook left: names, figures, settings, filters of warnings."""
+    return nbformat.v4.new_code_cell(
+        f"""
+%reset -f
+import os, warnings
+import matplotlib, matplotlib.pyplot
+
+os.chdir({str(folder)!r})
+matplotlib.pyplot.close("all")
+matplotlib.rcdefaults()
+_shell = get_ipython()
+_shell.filters_of_the_start = getattr(_shell, "filters_of_the_start", warnings.filters[:])
+warnings.resetwarnings()
+warnings.filters[:] = _shell.filters_of_the_start
+del os, warnings, matplotlib, _shell
+"""
+    )
+
+
 @pytest.mark.slow
 @each
-def test_it_runs(path: Path, tmp_path: Path) -> None:
+def test_it_runs(path: Path, tmp_path: Path, kernel: KernelManager) -> None:
     notebook = read(path)
     before = len(figures(notebook))
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    environment["OMP_NUM_THREADS"] = "1"
-    client = NotebookClient(
-        notebook, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    )
+    notebook.cells.insert(0, as_a_new_kernel(tmp_path))
+    client = NotebookClient(notebook, timeout=SECONDS, km=kernel)
     try:
-        client.execute(env=environment)
+        client.execute()
     except CellExecutionError as error:
         pytest.fail(f"{path.name}: {error}", pytrace=False)  # the cell and its traceback
+    finally:
+        client.kc.stop_channels()
     assert len(figures(notebook)) == before
     assert not [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
 
@@ -93,6 +129,8 @@ def test_first_and_last_cell(path: Path) -> None:
     assert first.cell_type == last.cell_type == "markdown"
     assert first.source.startswith("# ")
     assert "arXiv:2303.00633" in first.source
+    # Lightning's import warns of what a notebook's progress bar lacks: in the first notebook of a kernel alone.
+    assert 'warnings.filterwarnings("ignore", message="IProgress")' in next(code_of(path)).splitlines()
     assert last.source.startswith("## What was found\n")
 
 

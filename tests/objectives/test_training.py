@@ -75,7 +75,7 @@ def build(name: str) -> JointEmbedding:
 
 
 class Remembering(TwoViewDataModule):
-    """Makes the views of a batch once for all objectives: they depend on what the key says and on no network."""
+    """Makes the views of a batch once for all objectives: they are a function of the key and of no network."""
 
     made: ClassVar[dict[tuple[Any, ...], dict[str, Any]]] = {}
 
