@@ -127,7 +127,8 @@ def bytes_of(rank: int, world_size: int, watchers: list[Callback], swav: bool = 
         "projector_norm": "none",
     }
     model = SwAV(prototypes=8, queue=64, **options) if swav else VICReg(**options)
-    with Bytes() as counted, mock.patch("sslinfo.callbacks.information_monitor.publish"):  # nothing is written here
+    written = [mock.patch(f"sslinfo.callbacks.{name}.publish") for name in ("information_monitor", "collapse_alarm")]
+    with Bytes() as counted, written[0], written[1]:  # nothing is, of an alarm neither, which an unlucky start raises
         trainer = rank_trainer(
             rank, world_size, max_steps=4, limit_val_batches=0, callbacks=[*watchers, counted], max_epochs=1
         )
