@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from sslinfo.errors import UserError
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.spectrum import covariance_spectrum, effective_rank
 from sslinfo.outputs import StepOutputs
-from sslinfo.reporting.publishing import Publication, publish
+from sslinfo.reporting.publishing import Publication, publish, run_folder
 
 Kind = Literal["complete", "dimensional", "cluster"]
 
@@ -193,10 +194,15 @@ class CollapseAlarm(Callback):
         self._before: Evidence | None = None
         self._suspected: Kind | None = None
         self._checked = 0
+        self._folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
             self.alarms, self._start, self._before, self._suspected, self._checked = {}, None, None, None, 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Here and not at an alarm: nothing may be asked of all ranks where one of them may see no collapse.
+        self._folder = run_folder(trainer)
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -237,7 +243,8 @@ class CollapseAlarm(Callback):
         if trainer.is_global_zero:
             # Without the line of code that a warning shows, which says nothing to who trains.
             warnings.warn_explicit(self.alarms[kind], UserWarning, "CollapseAlarm", 1)
-        publish(trainer, lambda: Publication("alarm", tag="info/alarm", text="\n".join(self.alarms.values())))
+        said = "\n".join(self.alarms.values())
+        publish(trainer, lambda: Publication("alarm", tag="info/alarm", text=said), self._folder)
         if stops:
             trainer.should_stop = True
 

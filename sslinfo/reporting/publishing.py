@@ -43,18 +43,28 @@ class Publication:
     histograms: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def publish(trainer: Trainer, make: Callable[[], Publication]) -> Path | None:
+def run_folder(trainer: Trainer) -> Path:
+    """Where a run's files are. Every rank has to ask, since the loggers' folder is that of rank 0."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def publish(trainer: Trainer, make: Callable[[], Publication], folder: Path | None = None) -> Path | None:
     """Write a diagnostic's text and pictures into the run's folder and give them to every logger.
 
-    Every rank has to call it. It happens on rank 0 and in no dry run, and only there is ``make`` called.
+    It happens on rank 0 and in no dry run, and only there is ``make`` called.
+
+    Args:
+        trainer: whose run it is.
+        make: what there is to show.
+        folder: the run's folder, where :func:`run_folder` was asked before. Without it every rank has to call.
 
     Returns:
         The run's folder where something was written, else None.
     """
-    logs = trainer.log_dir  # asks all ranks
+    folder = run_folder(trainer) if folder is None else folder
     if not trainer.is_global_zero or is_dry_run(trainer):
         return None
-    folder, made, step = Path(logs or trainer.default_root_dir), make(), step_of(trainer)
+    made, step = make(), step_of(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     if made.text:
         (folder / f"{made.name}.txt").write_text(made.text.rstrip("\n") + "\n")

@@ -161,11 +161,44 @@ def test_clusters_in_use(used: float, expected: str | None) -> None:
 # The callback
 
 
+class Alone:
+    """A trainer of several ranks whose log_dir would wait for the others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.global_step, self.should_stop, self.loggers = 0, False, []
+        self.is_global_zero, self.fast_dev_run, self.lightning_module = True, False, None
+        self.default_root_dir, self.asked = str(folder), 0
+
+    @property
+    def log_dir(self) -> str:
+        self.asked += 1
+        return self.default_root_dir
+
+
+def test_an_alarm_asks_nothing_of_other_ranks(tmp_path: Path) -> None:
+    alarm, trainer = CollapseAlarm(every_n_steps=1), Alone(tmp_path)
+    alarm.on_fit_start(trainer, None)  # type: ignore[arg-type]
+    assert trainer.asked == 1
+
+    def step(views: tuple[Tensor, ...]) -> None:
+        trainer.global_step += 1
+        rows = torch.arange(len(views[0]))
+        outputs = StepOutputs(rows, rows, embeddings=by_view("z", views), projected=("z1", "z2"))
+        alarm.on_train_batch_end(trainer, None, outputs, None, 0)  # type: ignore[arg-type]
+
+    step(HEALTHY)
+    step(LINE)
+    with pytest.warns(UserWarning, match="dimensional collapse"):
+        step(LINE)
+    assert (tmp_path / "alarm.txt").exists()
+    assert trainer.asked == 1
+
+
 def feed(alarm: CollapseAlarm, batches: list[tuple[int, tuple[Tensor, ...]]]) -> Any:
     from types import SimpleNamespace
 
     trainer = SimpleNamespace(
-        global_step=0, loggers=[], should_stop=False, is_global_zero=True, log_dir=None, fast_dev_run=True
+        global_step=0, loggers=[], should_stop=False, is_global_zero=True, log_dir=".", fast_dev_run=True
     )
     for step, views in batches:
         trainer.global_step = step

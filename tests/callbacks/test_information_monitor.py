@@ -257,7 +257,7 @@ def a_trainer(step: int = 0) -> Any:
         training=False,
         fast_dev_run=True,
         is_global_zero=True,
-        log_dir=None,
+        log_dir=".",
         loggers=[],
         lightning_module=None,
     )
