@@ -139,7 +139,10 @@ class InformationMonitor(Callback):
         # A window that is too short for the quantities that want one costs a covariance of the whole width for nothing.
         if wanted * few <= min(views, 2) * d:
             return measure(last, None, self.scales)
-        chosen = [torch.cat(rows) for rows in zip(*(step[:2] for step in steps[-wanted:]), strict=True)]
+        taken = zip(*(step[:2] for step in steps[-wanted:]), strict=True)
+        chosen = [
+            torch.cat([part.to(last[0].device) for part in rows]) for rows in taken
+        ]  # a checkpoint's are on the CPU
         return measure(last, Moments.of(*chosen), self.scales, wanted)
 
     def _tapped(self, views: Sequence[Tensor], keep: Tensor | None = None) -> dict[str, Views]:
@@ -240,6 +243,10 @@ class InformationMonitor(Callback):
         return {
             "spectra": {layer: kept.state_dict() for layer, kept in self.spectra.items()},
             "measured": self._measured,
+            # The window of the next measurement, where it has begun.
+            "recent": [
+                {layer: [rows.cpu() for rows in views] for layer, views in step.items()} for step in self._recent
+            ],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -247,6 +254,8 @@ class InformationMonitor(Callback):
             self.spectra[layer] = History(MOST_SPECTRA)
             self.spectra[layer].load_state_dict(kept, tuple)
         self._measured = state_dict["measured"]
+        for step in state_dict.get("recent", []):  # files of version 0.1.0 lack it
+            self._recent.append({layer: tuple(views) for layer, views in step.items()})
 
 
 def _layers(rows: StepOutputs, module: LightningModule) -> dict[str, Views]:

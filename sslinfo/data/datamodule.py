@@ -266,9 +266,10 @@ class TwoViewDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if not isinstance(batch, dict) or "training" not in batch:
             return batch
+        made = self.to_batch(batch)
         if batch["training"]:
             self.progress.trained_on(batch["epoch"], batch["batch"])
-        return self.to_batch(batch)
+        return made
 
     def to_batch(self, raw: dict[str, Any]) -> dict[str, Any]:
         """A loader's batch, already on its device, with views and clean images made there."""

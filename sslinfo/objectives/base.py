@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,7 +20,7 @@ from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters, with_current_paths
 from sslinfo.information import UndefinedEstimate
-from sslinfo.lightning_compat import datamodule_of, is_dry_run, prepare_train_data
+from sslinfo.lightning_compat import datamodule_of, is_dry_run, make_exact, prepare_train_data
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
@@ -121,6 +122,7 @@ class JointEmbedding(LightningModule):
         self.seed: int | None = None
         self.loaded_step = 0  # optimizer steps behind the weights of the checkpoint that was loaded
         self._accumulated = 0  # batches since the last optimizer step
+        self._loaded_gradients: dict[str, Tensor] = {}  # what a checkpoint had accumulated
 
     # What a subclass may change
 
@@ -288,6 +290,8 @@ class JointEmbedding(LightningModule):
         return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            make_exact(self.trainer)
         # What is logged is of the whole batch or set and the same on all ranks: there is nothing to reduce.
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
         data = datamodule_of(self.trainer)
@@ -333,6 +337,7 @@ class JointEmbedding(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["sslinfo_seed"] = self.seed
         checkpoint["sslinfo_accumulated"] = self._accumulated
+        checkpoint["sslinfo_gradients"] = self._accumulated_gradients()
         left_out = getattr(datamodule_of(self.trainer), "left_out", None)
         missing = ["data.dataset"] if left_out is None else [f"data.{name}" for name in left_out]
         checkpoint[LEFT_OUT_KEY] = [f"model.{name}" for name in self.left_out] + missing
@@ -340,11 +345,31 @@ class JointEmbedding(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint.get("sslinfo_seed", self.seed)
         self.loaded_step = int(checkpoint.get("global_step", 0))
-        if lost := checkpoint.get("sslinfo_accumulated", 0):
+        self._loaded_gradients = checkpoint.get("sslinfo_gradients", {})
+        self._accumulated = checkpoint.get("sslinfo_accumulated", 0)
+        if self._accumulated and not self._loaded_gradients:  # of version 0.1.0
             rank_zero_warn(
-                f"this checkpoint was saved between accumulated batches: the gradient of {lost} of them is lost, and a "
-                "resumed training differs from an uninterrupted one by that; save at optimizer steps to avoid it"
+                f"this checkpoint was saved between accumulated batches: the gradient of {self._accumulated} of them is "
+                "lost, and a resumed training differs from an uninterrupted one by that"
             )
+
+    def on_train_start(self) -> None:
+        for name, parameter in self.named_parameters():
+            if name in self._loaded_gradients:
+                parameter.grad = self._loaded_gradients[name].to(parameter)
+        self._loaded_gradients = {}
+
+    def _accumulated_gradients(self) -> dict[str, Tensor]:
+        """Between two optimizer steps what was accumulated; of several ranks the mean, which is what the step takes."""
+        if not self._accumulated:
+            return {}
+        named = ((name, parameter.grad) for name, parameter in self.named_parameters())
+        gradients = {name: gradient.detach().clone() for name, gradient in named if gradient is not None}
+        if world_size() > 1:
+            for gradient in gradients.values():
+                dist.all_reduce(gradient)
+                gradient /= world_size()
+        return gradients
 
     def _check_arguments(self, embeddings: Mapping[str, Tensor]) -> None:
         if not hasattr(self, "loss"):

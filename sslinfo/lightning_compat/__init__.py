@@ -11,7 +11,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 
+from sslinfo.lightning_compat import loops
+from sslinfo.lightning_compat.loops import make_exact as make_exact
+
 PRIVATE: tuple[tuple[type, str], ...] = (
+    *loops.PRIVATE,
     (LightningCLI, "_prepare_subcommand_parser"),
     (LightningCLI, "_parse_ckpt_path"),
     (LightningCLI, "_run_subcommand"),
