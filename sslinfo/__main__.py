@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -94,7 +95,16 @@ def _run(command: str, rest: list[str], debug: bool) -> None:
     except ValueError as error:
         _fail(f"{explain(str(error))}\n(the traceback: add --debug)")
     except KeyboardInterrupt:
-        _fail("interrupted")
+        _interrupted()
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning has made an exit of it
+            _interrupted()
+        raise
+
+
+def _interrupted() -> NoReturn:
+    print("sslinfo: interrupted", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 def _quiet() -> None:

@@ -34,6 +34,16 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def shared_store(name: str) -> Any:
+    """A store of keys that all ranks of the default process group share, with a connection of its own.
+
+    A thread may wait in it while collectives go on.
+    """
+    from torch.distributed import distributed_c10d
+
+    return dist.PrefixStore(name, distributed_c10d._get_default_store()).clone()
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random chains of stops and resumes against the training that never stopped: every row, weight and state, bit for bit."""
+"""Random chains of stops and resumes against the training that never stopped: every row and weight, bit for bit."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Chain:
             LinearProbe(),
             KNNProbe(k=3, bank_size=50, every_n_validations=2),
             InformationMonitor(every_n_steps=3, window=4, samples=64),
-            CollapseAlarm(every_n_steps=2) if self.ranks[1] == 1 else KNNProbe(k=1, bank_size=20),
+            CollapseAlarm(every_n_steps=2),
             RunSummary(labels_per_class=(1,), draws=2, limit=64),
         ]
         trainer = rank_trainer(
@@ -214,7 +214,8 @@ def follow(chain: Chain, links: int) -> int:
         assert in_order([*before, *rows]) == in_order(whole[: len(before) + len(rows)]), where
         if state is not None:
             assert len(before) + len(rows) == len(whole), where
-            assert len(state) == len(end) and all(map(torch.equal, state, end)), where
+            assert len(state) == len(end)
+            assert all(map(torch.equal, state, end)), where
         for file in (chain.folder / f"link{number}").rglob("*.ckpt"):
             logged[file] = [*before, *torch.load(file, weights_only=True)["rows"]]
         files = sorted(file for file in logged if file is not None)

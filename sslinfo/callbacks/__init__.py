@@ -7,7 +7,9 @@ from sslinfo.callbacks.knn_probe import KNNProbe
 from sslinfo.callbacks.linear_probe import LinearProbe
 from sslinfo.callbacks.noise_normality import NoiseNormality
 from sslinfo.callbacks.prediction_writer import PredictionWriter
+from sslinfo.callbacks.rank_watch import RankWatch
 from sslinfo.callbacks.run_summary import RunSummary
+from sslinfo.callbacks.stop_on_signal import StopOnSignal
 
 __all__ = [
     "CollapseAlarm",
@@ -17,5 +19,7 @@ __all__ = [
     "LinearProbe",
     "NoiseNormality",
     "PredictionWriter",
+    "RankWatch",
     "RunSummary",
+    "StopOnSignal",
 ]

@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from sslinfo import __version__
-from sslinfo.callbacks import InformationMonitor, KNNProbe, LinearProbe
+from sslinfo.callbacks import InformationMonitor, KNNProbe, LinearProbe, RankWatch, StopOnSignal
 from sslinfo.callbacks.prediction_writer import PredictionWriter
 from sslinfo.cli.arguments import CONFIG, RUNS, ActionRecipe, recipe_name, with_checkpoint
 from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences
@@ -158,6 +158,9 @@ class Cli(CommandLine):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if self.subcommand == "fit":
+            callbacks.insert(0, StopOnSignal())
+        callbacks.append(RankWatch())
         if is_dry_run(trainer):
             # save_last writes a file even then, and `--ckpt_path last` would find the trial instead of the training.
             callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]

@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 
 from sslinfo.lightning_compat import loops
 from sslinfo.lightning_compat.loops import make_exact as make_exact
+from sslinfo.lightning_compat.storage import write_atomically as write_atomically
 
 PRIVATE: tuple[tuple[type, str], ...] = (
     *loops.PRIVATE,
@@ -21,6 +26,7 @@ PRIVATE: tuple[tuple[type, str], ...] = (
     (LightningCLI, "_run_subcommand"),
     (LightningCLI, "_parser"),
     (HyperparametersMixin, "_set_hparams"),
+    (_ChildProcessObserver, "_run"),
 )
 
 
@@ -87,3 +93,25 @@ def batch_in_work(trainer: Trainer) -> bool:
     """Whether a batch of this epoch was handed out and is not trained on yet."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     return progress.ready > progress.processed
+
+
+def stop_here(trainer: Trainer) -> None:
+    """Somebody stops the training at signals, on all ranks: Lightning need not ask its ranks at each batch."""
+    steps: Any = trainer.fit_loop.epoch_loop
+    steps.stops_itself = True
+
+
+def requeues_on(trainer: Trainer) -> tuple[signal.Signals, ...]:
+    """The signal at which a SLURM job is saved and requeued; none elsewhere."""
+    connector: Any = trainer._accelerator_connector
+    environment = connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+        return (environment.requeue_signal,)
+    return ()
+
+
+def leave_children_alone() -> None:
+    """Somebody else ends the others when one rank has failed, and says why: Lightning kills them without a word."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []

@@ -1,9 +1,12 @@
 """Where a training stands, and loops that go on exactly there: any number of stops and resumes is the same training.
 
-Lightning's own counters are ambiguous: a file from an epoch's last batch, from its validation and from its end differ in
-them by what the loops add later, and after a resume some of those additions are left out. Here a checkpoint says in
-words where the training stands (:class:`Place`), a resume sets all counters from that alone, and does first what was
-still to be done for the last batch: its validation, and the end of its epoch.
+Lightning's own counters are ambiguous: a file from an epoch's last batch, from its validation and from its end differ
+by what the loops add to them later, and after a resume some of that is left out. Here a checkpoint says where the
+training stands (:class:`Place`). A resume sets all counters from that alone, and does first what was still to be done
+for the last batch: its validation, and the end of its epoch.
+
+What a module logs in its own ``on_train_batch_end``, which Lightning calls after a file of that step is saved, is the
+one row that a resume from such a file does not write again.
 """
 
 from __future__ import annotations
@@ -194,7 +197,8 @@ class ExactEpochLoop(_TrainingEpochLoop):
         return self.left is None and super().done
 
     def reset(self) -> None:
-        self.epoch = self.trainer.fit_loop.epoch_progress.current.started - 1
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        self.epoch = epochs.started - 1
         if self.inside:
             self.inside = False
             self.trainer._logger_connector._first_loop_iter = True  # the epoch's sums go on: its first batch is behind

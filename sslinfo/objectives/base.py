@@ -20,7 +20,7 @@ from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters, with_current_paths
 from sslinfo.information import UndefinedEstimate
-from sslinfo.lightning_compat import datamodule_of, is_dry_run, make_exact, prepare_train_data
+from sslinfo.lightning_compat import datamodule_of, is_dry_run, make_exact, prepare_train_data, write_atomically
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
@@ -290,6 +290,7 @@ class JointEmbedding(LightningModule):
         return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def setup(self, stage: str) -> None:
+        write_atomically(self.trainer)
         if stage == "fit":
             make_exact(self.trainer)
         # What is logged is of the whole batch or set and the same on all ranks: there is nothing to reduce.
@@ -349,8 +350,8 @@ class JointEmbedding(LightningModule):
         self._accumulated = checkpoint.get("sslinfo_accumulated", 0)
         if self._accumulated and not self._loaded_gradients:  # of version 0.1.0
             rank_zero_warn(
-                f"this checkpoint was saved between accumulated batches: the gradient of {self._accumulated} of them is "
-                "lost, and a resumed training differs from an uninterrupted one by that"
+                f"this checkpoint was saved between accumulated batches: the gradient of {self._accumulated} of them "
+                "is lost, and a resumed training differs from an uninterrupted one by that"
             )
 
     def on_train_start(self) -> None:
