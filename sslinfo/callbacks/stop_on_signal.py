@@ -87,7 +87,7 @@ class StopOnSignal(Callback):
         requeue = number in requeues_on(trainer)
         path = self._path(trainer, requeue)
         if path is not None:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback.save_on_exception = False  # it is saved

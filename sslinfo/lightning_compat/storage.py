@@ -72,6 +72,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint: plain values and tensors, unless ``weights_only`` is False."""
+        if Path(path).is_file():
+            _remove_left_ones(Path(path).parent)  # the training that goes on from here writes elsewhere
         return super().load_checkpoint(path, map_location, weights_only is not False)
 
 
