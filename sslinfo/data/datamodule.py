@@ -113,7 +113,7 @@ class TwoViewDataModule(LightningDataModule):
         self.transform, self.test_dataset = transform, test_dataset
         self.val_fraction, self.train_on, self.download = val_fraction, train_on, download
         self.num_workers, self.compile_views, self.split_seed, self.seed = num_workers, compile_views, split_seed, seed
-        self._seed_is_given = seed is not None
+        self.seed_is_given = seed is not None
         self.stores: dict[str, ImageStore] = {}
         self.has_test_images = True
         self._said_no_test_images = False
@@ -255,7 +255,7 @@ class TwoViewDataModule(LightningDataModule):
                 f"epoch, and now a batch over all devices has {now}: resume with the same data.batch_size x devices"
             )
         self.progress.resume(state["epoch"], state["batches"])
-        if not self._seed_is_given:
+        if not self.seed_is_given:
             self.seed = self.hparams["seed"] = state.get("seed", self.seed)
 
     # Batches

@@ -226,7 +226,10 @@ class Resumed:
         here = {callback.state_key for callback in module.trainer.callbacks}  # type: ignore[attr-defined]
         if isinstance(states, Mapping) and not is_dry_run(module.trainer):
             for name in sorted({str(key).partition("{")[0] for key in states if key not in here}):
-                _note(f"the checkpoint holds a {name} that is not among the callbacks here: its state is left out")
+                _note(
+                    f"the checkpoint holds the state of {name}, which is not among the callbacks here with the same "
+                    "options: it is left out"
+                )
 
     def _check_size(self, size: Mapping[str, Any]) -> None:
         """An optimizer step and an epoch are what they were: the schedule counts in them."""
@@ -303,7 +306,11 @@ class Resumed:
 
 
 def _options_now(module: LightningModule) -> dict[str, Any]:
-    return options_of(module.hparams, getattr(datamodule_of(module.trainer), "hparams", {}))
+    data = datamodule_of(module.trainer)
+    options = options_of(module.hparams, getattr(data, "hparams", {}))
+    if not getattr(data, "seed_is_given", True):
+        options.pop("data.seed", None)  # the checkpoint's is taken
+    return options
 
 
 def _is_class(name: str, options: Mapping[str, Any]) -> bool:
