@@ -111,6 +111,9 @@ def build_optimizer(
         raise UserError(f"optimizer.options={config.options} do not fit {config.name}: {error}") from error
 
 
+_PLAIN = (bool, int, float, str, type(None))
+
+
 class Schedule(LambdaLR):
     """The learning rate of every step, which after a resume is that of the configuration in use.
 
@@ -161,8 +164,9 @@ class Schedule(LambdaLR):
             return
         groups = self.optimizer.param_groups
         for group, was, new in zip(groups, before["groups"], now["groups"], strict=True):
+            restored = _settings(group)
             for name, value in new.items():
-                if was.get(name) != value and group.get(name) == was.get(name):
+                if was.get(name) != value and restored.get(name) == was.get(name):
                     group[name] = value
             group["initial_lr"] = new["lr"]
         self.base_lrs = [new["lr"] for new in now["groups"]]
@@ -174,9 +178,17 @@ class Schedule(LambdaLR):
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    """What a parameter group is told, without the parameters."""
-    plain = (bool, int, float, str, tuple, type(None))
-    return {name: value for name, value in group.items() if name != "params" and isinstance(value, plain)}
+    """What a parameter group is told, without the parameters; lists as tuples, which nothing changes in place."""
+    out: dict[str, Any] = {}
+    for name, value in group.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name != "params" and all(isinstance(part, _PLAIN) for part in _parts(value)):
+            out[name] = value
+    return out
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def build_scheduler(

@@ -328,16 +328,15 @@ class JointEmbedding(LightningModule):
                 f"batch norm keeps statistics of its own on each of the {world_size()} ranks, so training differs from "
                 "one process on the whole batch: set --trainer.sync_batchnorm true (GPUs only)"
             )
-        self._size = None
-        if not is_dry_run(self.trainer):
-            prepare_train_data(self.trainer)
-            self._size = size_of(self.trainer, self._batch_size)
-            if self._resumed is not None:
-                self._resumed.check(self._size, self)
+        # With an optimizer of its own an objective may not have asked for the data yet: they are not set up for this.
+        is_known = not is_dry_run(self.trainer) and self.trainer.train_dataloader is not None
+        self._size = size_of(self.trainer, self._batch_size) if is_known else None
+        if self._resumed is not None and not is_dry_run(self.trainer):
+            self._resumed.check(self._size, self)
 
     def on_fit_end(self) -> None:
         if self._resumed is not None and not self._has_begun:
-            self._resumed.say_nothing_left(self._size)
+            self._resumed.say_nothing_left(self._size, is_dry_run(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._has_begun = True

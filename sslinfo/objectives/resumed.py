@@ -146,18 +146,16 @@ class Resumed:
         before._say_what_is_left_out(checkpoint.get("callbacks"), module)
         return before
 
-    def check(self, size: Mapping[str, Any], module: LightningModule) -> None:
+    def check(self, size: Mapping[str, Any] | None, module: LightningModule) -> None:
         """Say what is taken; see that nothing is changed that cannot be.
 
         Args:
-            size: what is configured now makes of a step and an epoch.
+            size: what is configured now makes of a step and an epoch, where that is known.
             module: the objective.
 
         Raises:
             UserError: it is refused; the message names the option and the way out.
         """
-        if not self.size.keys() >= size.keys():
-            self.size = {}  # of another version, which did not say all of it
         now = _options_now(module)
         changed = self._changed(now)
         for name in changed:
@@ -165,7 +163,8 @@ class Resumed:
             reason = "a training goes on with the parts that it began with" if is_class else REFUSED.get(name)
             if reason is not None:
                 raise UserError(self._refusal(name, now[name], self.options[name], reason))
-        self._check_size(size)
+        if size is not None and self.size.keys() >= size.keys():  # fewer in a file of another version
+            self._check_size(self.size, size)
         schedules = [config.scheduler for config in module.trainer.lr_scheduler_configs]
         if not any(isinstance(schedule, Schedule) for schedule in schedules):
             # An objective with a configure_optimizers of its own: what it makes of these is not known here.
@@ -175,22 +174,24 @@ class Resumed:
         for name in changed:
             if name not in _COUNTED:
                 self._say(name, now[name], self.options[name])
-        self._say_size(size)
+        if size is not None and self.size.keys() >= size.keys():
+            self._say_size(self.size, size)
         seed = os.environ.get("PL_GLOBAL_SEED")
         if self.seed is not None and seed is not None and int(seed) != self.seed:
             _note(f"seed_everything is {seed} as you say; the training goes on with its own, {self.seed}")
 
-    def say_nothing_left(self, size: Mapping[str, Any] | None) -> None:
-        """Say why the training ended before its first step; a dry run has no ``size``."""
-        if size is None:
+    def say_nothing_left(self, size: Mapping[str, Any] | None, is_dry_run: bool) -> None:
+        """Say why the training ended before its first step."""
+        if is_dry_run:
             _note(
                 "a dry run ends at step 1: it tries nothing of a training that goes on; leave out ckpt_path to try it"
             )
-            return
-        _note(
-            f"nothing is left to train: the checkpoint is of step {self.step}, where {_end(size)} ends the training; "
-            "to go on, set more"
-        )
+        else:
+            end = "trainer.max_epochs or trainer.max_steps" if size is None else _end(size)
+            _note(
+                f"nothing is left to train: the checkpoint is of step {self.step}, where {end} ends the training; to "
+                "go on, set more"
+            )
 
     def _changed(self, now: Mapping[str, Any]) -> list[str]:
         return [
@@ -231,11 +232,8 @@ class Resumed:
                     "options: it is left out"
                 )
 
-    def _check_size(self, size: Mapping[str, Any]) -> None:
+    def _check_size(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """An optimizer step and an epoch are what they were: the schedule counts in them."""
-        before, now = self.size, size
-        if not before:
-            return
         if before["images"] != now["images"] and before["images"] is not None and now["images"] is not None:
             raise UserError(
                 f"there are {now['images']} training images here, and {before['images']} in the checkpoint: {_IMAGES}; "
@@ -289,8 +287,7 @@ class Resumed:
                 reason = f"the optimizer cannot go on from what it has kept ({type(error).__name__}: {error})"
                 raise UserError(self._refusal(name, now[name], self.options[name], reason)) from error
 
-    def _say_size(self, size: Mapping[str, Any]) -> None:
-        before, now = self.size, size
+    def _say_size(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         changed = [name for name in before if name.startswith("trainer.") and before[name] != now[name]]
         for name in changed:
             if name not in _COUNTED:
@@ -300,7 +297,7 @@ class Resumed:
             is_last = name == ends[-1] and before["steps"] != now["steps"]
             more = f": the training and its schedule are of {now['steps']} steps, not of {before['steps']}"
             self._say(name, now[name], before[name], more if is_last else "")
-        if before and before["ranks"] != now["ranks"]:
+        if before["ranks"] != now["ranks"]:
             more = ": batch norm that is not synchronised and random numbers inside the network are others"
             self._say("the number of devices", now["ranks"], before["ranks"], more)
 
