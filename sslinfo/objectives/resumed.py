@@ -89,8 +89,9 @@ def options_of(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, A
         if isinstance(values, Mapping) and "_class_path" in values:
             plain = {str(name): value for name, value in values.items() if not str(name).startswith("_")}
             if part == "model" and "optimizer" in plain:
-                optimizer = plain.pop("optimizer") or to_plain(OptimizerConfig())
-                plain |= {f"optimizer.{name}": value for name, value in dict(optimizer).items()}
+                given = plain.pop("optimizer")
+                optimizer = given if isinstance(given, Mapping) else to_plain(OptimizerConfig())
+                plain |= {f"optimizer.{name}": value for name, value in optimizer.items()}
             out |= _by_option(part, str(values["_class_path"]), plain)
     return out
 
@@ -100,7 +101,9 @@ def _by_option(option: str, class_path: str, init_args: Mapping[str, Any]) -> di
     out: dict[str, Any] = {option: class_path.rpartition(".")[2]}
     for name, value in init_args.items():
         if isinstance(value, Mapping) and isinstance(value.get("class_path"), str):
-            out |= _by_option(f"{option}.{name}", value["class_path"], value.get("init_args") or {})
+            arguments = value.get("init_args")
+            inner = arguments if isinstance(arguments, Mapping) else {}
+            out |= _by_option(f"{option}.{name}", value["class_path"], inner)
         else:
             out[f"{option}.{name}"] = value
     return out
