@@ -170,10 +170,13 @@ class Schedule(LambdaLR):
                     group[name] = value
             group["initial_lr"] = new["lr"]
         self.base_lrs = [new["lr"] for new in now["groups"]]
-        self._last_lr = [
-            base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
-        ]
-        for group, rate in zip(groups, self._last_lr, strict=True):
+        self.go_to(self.last_epoch)
+
+    def go_to(self, step: int) -> None:
+        """Stand at an optimizer step, counted from 0: its rates are those of the next step."""
+        self.last_epoch = step
+        self._last_lr = [base * factor(step) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
 
 

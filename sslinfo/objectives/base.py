@@ -274,6 +274,8 @@ class JointEmbedding(LightningModule):
         optimizer = build_optimizer(self, config, self.effective_batch, self.constant_rate_modules())
         epoch = self.trainer.num_training_batches / accumulate
         scheduler = build_scheduler(optimizer, config, steps, epoch)
+        if self.trainer.global_step:  # a second fit of one Trainer goes on where the first one ended
+            scheduler.go_to(self.trainer.global_step)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -144,6 +144,22 @@ def test_a_finished_training_goes_on_when_it_is_longer(
     ]
 
 
+def test_a_second_fit_of_one_trainer_goes_on_with_the_longer_schedule() -> None:
+    steps = Steps()
+    model = VICReg(
+        backbone=SmallNet(1), in_channels=1, projector=[8, 4], projector_norm="none", optimizer=OptimizerConfig(**SGD)
+    )
+    data = TwoViewDataModule("digits", batch_size=256)
+    trainer = Trainer(**QUIET, max_epochs=2, limit_val_batches=0, callbacks=[steps])
+    trainer.fit(model, datamodule=data)
+    assert steps.rates() == pytest.approx({step: cosine(step, 12) for step in range(12)})
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model, datamodule=data)
+    assert sorted(steps.rates()) == list(range(24))
+    later = {step: rate for step, rate in steps.rates().items() if step >= 12}
+    assert later == pytest.approx({step: cosine(step, 24) for step in range(12, 24)})
+
+
 def test_a_resume_of_a_changed_resume_keeps_the_change(
     at: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
