@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -165,7 +165,7 @@ class Resumed:
             is_class = any(_is_class(name, options) for options in (self.options, now))
             reason = "a training goes on with the parts that it began with" if is_class else REFUSED.get(name)
             if reason is not None:
-                raise UserError(self._refusal(name, now[name], self.options[name], reason))
+                raise UserError(_refusal([name], now, self.options, reason))
         if size is not None and self.size.keys() >= size.keys():  # fewer in a file of another version
             self._check_size(self.size, size)
         schedules = [config.scheduler for config in module.trainer.lr_scheduler_configs]
@@ -201,9 +201,6 @@ class Resumed:
             name for name, before in self.options.items() if name in now and now[name] != before and name not in UNSAID
         ]
 
-    def _refusal(self, name: str, now: Any, before: Any, reason: str) -> str:
-        return f"{name} is {now} here, and {before} in the checkpoint: {reason}; leave it as it was, {_ANEW}"
-
     def _say(self, name: str, now: Any, before: Any, more: str = "") -> None:
         if len(f"{now}{before}") > 200:  # lists of views
             now, before = "another", "its own"
@@ -220,9 +217,8 @@ class Resumed:
             name for name in {**own, **stored} if name not in own or name not in stored or own[name] != stored[name]
         ]
         if changed and wrong:
-            names = ", ".join(changed)
-            here, there = (", ".join(str(options[name]) for name in changed) for options in (now, self.options))
-            raise UserError(self._refusal(names, here, there, f"its weights do not fit ({wrong[0]} is the first)"))
+            reason = f"the weights do not fit ({wrong[0]} is the first)"
+            raise UserError(_refusal(changed, now, self.options, reason))
 
     def _say_what_is_left_out(self, states: Any, module: LightningModule) -> None:
         # Lightning's own words name the states' keys; they are said here in ours.
@@ -252,7 +248,7 @@ class Resumed:
         name = "trainer.accumulate_grad_batches"
         if before[name] != now[name]:
             reason = "learning rate and schedule, or else the losses of smaller batches, would be of another training"
-            raise UserError(self._refusal(name, now[name], before[name], reason))
+            raise UserError(_refusal([name], now, before, reason))
         if before["steps_per_epoch"] != now["steps_per_epoch"]:
             names = ("trainer.limit_train_batches", "trainer.overfit_batches")
             values = [f"{name} is {now[name]}, was {before[name]}" for name in names if before[name] != now[name]]
@@ -286,9 +282,8 @@ class Resumed:
                 new_schedule.load_state_dict(schedule.state_dict())
                 new.step()
             except Exception as error:
-                name = "model.optimizer.options"
                 reason = f"the optimizer cannot go on from what it has kept ({type(error).__name__}: {error})"
-                raise UserError(self._refusal(name, now[name], self.options[name], reason)) from error
+                raise UserError(_refusal(["model.optimizer.options"], now, self.options, reason)) from error
 
     def _say_size(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         changed = [name for name in before if name.startswith("trainer.") and before[name] != now[name]]
@@ -303,6 +298,11 @@ class Resumed:
         if before["ranks"] != now["ranks"]:
             more = ": batch norm that is not synchronised and random numbers inside the network are others"
             self._say("the number of devices", now["ranks"], before["ranks"], more)
+
+
+def _refusal(names: Sequence[str], now: Mapping[str, Any], before: Mapping[str, Any], reason: str) -> str:
+    values = [f"{name} is {now[name]} here, and {before[name]} in the checkpoint" for name in names]
+    return f"{'; '.join(values)}: {reason}; leave that as it was, {_ANEW}"
 
 
 def _options_now(module: LightningModule) -> dict[str, Any]:

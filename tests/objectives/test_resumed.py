@@ -277,6 +277,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"data": {"seed": 4}}, "data.seed is 4 here, and 0.*order"),
     "entropy": ({"entropy": LogDet()}, "model.entropy is LogDet here, and None in the checkpoint"),
     "projector": ({"projector": [8, 6]}, r"model.projector is \[8, 6\] here, and \[8, 4\].*weights do not fit"),
+    "two of them": (
+        {"projector": [8, 6], "invariance": 9.0},
+        r"model.projector is \[8, 6\] here, and \[8, 4\] in the checkpoint; model.invariance is 9.0 here, and 25.0 in",
+    ),
     "norm": ({"projector_norm": "batch"}, "model.projector_norm is batch here, and none.*weights do not fit"),
     "objective": ({"objective": BarlowTwins}, "model is BarlowTwins here, and VICReg in the checkpoint"),
     "end": ({"max_epochs": 1}, "trainer.max_epochs=1 ends .* at step 6, .* of step 12: nothing is left to train"),
@@ -364,7 +368,7 @@ def test_weights_alone_are_no_training(tmp_path: Path) -> None:
 def test_a_queue_of_another_size_is_refused(tmp_path: Path) -> None:
     moco = partial(MoCo, predictor=None, momentum=0.9)
     train(tmp_path, objective=partial(moco, queue=300), max_steps=3)
-    with pytest.raises(UserError, match=r"model\.queue is 500 here, and 300 in the checkpoint: its weights do not fit"):
+    with pytest.raises(UserError, match=r"model\.queue is 500 here, and 300 in the checkpoint: the weights do not fit"):
         train(tmp_path, tmp_path / "step=3.ckpt", objective=partial(moco, queue=500), max_steps=4)
 
 
