@@ -92,11 +92,13 @@ def build_optimizer(
         for place, part in module.named_modules()
         for name in getattr(part, "no_weight_decay", set)()  # a timm network's position embeddings and tokens
     ]
-    for group in timm.optim.param_groups_weight_decay(module, config.weight_decay, no_weight_decay_list=named):
+    # The same groups whatever the decay, 0 too: a training can be resumed with another.
+    for group in timm.optim.param_groups_weight_decay(module, 1.0, no_weight_decay_list=named):
+        decay = config.weight_decay if group["weight_decay"] else 0.0
         for mark in (False, True):
             some = [parameter for parameter in group["params"] if (parameter in apart) == mark]
             if some or not mark:
-                groups.append({"params": some, "weight_decay": group["weight_decay"], "constant": mark})
+                groups.append({"params": some, "weight_decay": decay, "constant": mark})
     try:
         return timm.optim.create_optimizer_v2(
             groups,
@@ -109,9 +111,92 @@ def build_optimizer(
         raise UserError(f"optimizer.options={config.options} do not fit {config.name}: {error}") from error
 
 
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class Schedule(LambdaLR):
+    """The learning rate of every step, which after a resume is that of the configuration in use.
+
+    A checkpoint brings back what the optimizer and the schedule were given. What is configured otherwise by now counts
+    from the next step on: rates, weight decay, options of the optimizer, and the schedule's shape and length. What is
+    configured alike stays bit for bit, and so does what an optimizer has changed in its groups by itself.
+
+    Args:
+        optimizer: as it was built, before its first step.
+        config: the shape of the schedule.
+        steps: optimizer steps of the whole training.
+        warmup: optimizer steps of the warm-up.
+
+    >>> def scheduler(lr, steps):
+    ...     return Schedule(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=lr), OptimizerConfig(), steps, 0)
+    >>> ended, longer = scheduler(1.0, steps=1), scheduler(3.0, steps=2)
+    >>> ended.optimizer.step(), ended.step(), ended.get_last_lr()
+    (None, None, [0.0])
+    >>> longer.optimizer.load_state_dict(ended.optimizer.state_dict())
+    >>> longer.load_state_dict(ended.state_dict())
+    >>> longer.get_last_lr(), longer.optimizer.param_groups[0]["lr"]
+    ([1.5], 1.5)
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: float, warmup: float) -> None:
+        # In the state dict with the rest, so that a checkpoint says what its training was configured with.
+        self.configured: dict[str, Any] = {
+            "steps": steps,
+            "warmup": warmup,
+            "start": config.warmup_start,
+            "schedule": config.schedule,
+            "final": config.final,
+            "groups": [_settings(group) for group in optimizer.param_groups],
+        }
+        factor: Callable[[int], float] = lambda step: learning_rate_factor(  # noqa: E731
+            step, steps, warmup, config.warmup_start, config.schedule, config.final
+        )
+        full: Callable[[int], float] = lambda step: 1.0  # noqa: E731
+        super().__init__(optimizer, [full if group.get("constant") else factor for group in optimizer.param_groups])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        now = self.configured
+        # A file that does not say what it was configured with is taken to have been so with what it holds.
+        before = state_dict.get("configured", {"groups": [_settings(group) for group in self.optimizer.param_groups]})
+        super().load_state_dict(state_dict)
+        self.configured = now
+        if before == now:
+            return
+        groups = self.optimizer.param_groups
+        for group, was, new in zip(groups, before["groups"], now["groups"], strict=True):
+            restored = _settings(group)
+            for name, value in new.items():
+                if was.get(name) != value and restored.get(name) == was.get(name):
+                    group[name] = value
+            group["initial_lr"] = new["lr"]
+        self.base_lrs = [new["lr"] for new in now["groups"]]
+        self.go_to(self.last_epoch)
+
+    def go_to(self, step: int) -> None:
+        """Stand at an optimizer step, counted from 0: its rates are those of the next step."""
+        self.last_epoch = step
+        self._last_lr = [base * factor(step) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What a parameter group is told, without the parameters; lists as tuples, which nothing changes in place."""
+    out: dict[str, Any] = {}
+    for name, value in group.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name != "params" and all(isinstance(part, _PLAIN) for part in _parts(value)):
+            out[name] = value
+    return out
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 def build_scheduler(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, total_steps: float, steps_per_epoch: float
-) -> LambdaLR:
+) -> Schedule:
     """The per-step schedule of ``config`` over ``total_steps`` optimizer steps.
 
     Raises:
@@ -132,8 +217,4 @@ def build_scheduler(
             f"the warm-up of {warmup:.0f} steps is longer than the training of {total_steps:.0f}: lower "
             "optimizer.warmup_epochs, or set optimizer.warmup_steps"
         )
-    factor: Callable[[int], float] = lambda step: learning_rate_factor(  # noqa: E731
-        step, total_steps, warmup, config.warmup_start, config.schedule, config.final
-    )
-    full: Callable[[int], float] = lambda step: 1.0  # noqa: E731
-    return LambdaLR(optimizer, [full if group.get("constant") else factor for group in optimizer.param_groups])
+    return Schedule(optimizer, config, total_steps, warmup)

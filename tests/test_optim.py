@@ -15,7 +15,7 @@ from torch import nn
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
 from sslinfo.objectives import JointEmbedding, VICReg
-from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler, learning_rate_factor
+from sslinfo.optim import OptimizerConfig, Schedule, build_optimizer, build_scheduler, learning_rate_factor
 
 
 def network() -> nn.Sequential:
@@ -181,3 +181,35 @@ def test_a_resumed_schedule_goes_on(tmp_path: Path) -> None:
     whole, resumed = train(None), train(tmp_path / "step=5.ckpt")
     assert sorted(resumed) == list(range(5, 12))
     assert resumed == {step: rate for step, rate in whole.items() if step >= 5}
+
+
+def test_a_resume_leaves_alone_what_an_optimizer_has_found_out_itself() -> None:
+    """As prodigy does with d, which starts at an option d0: another d0 does not throw the estimate away."""
+
+    def made(lr: float, d0: float) -> Schedule:
+        optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=lr)
+        optimizer.param_groups[0] |= {"d0": d0, "d": d0, "betas": [0.9, d0], "seen": []}
+        return Schedule(optimizer, OptimizerConfig(), 10, 0)
+
+    before, after = made(1.0, d0=0.1), made(3.0, d0=0.2)
+    before.optimizer.param_groups[0]["d"] = 7.0
+    before.optimizer.param_groups[0]["seen"].append(1)
+    for _ in range(5):
+        before.optimizer.step()
+        before.step()
+    after.optimizer.load_state_dict(before.optimizer.state_dict())
+    after.load_state_dict(before.state_dict())
+    group = after.optimizer.param_groups[0]
+    assert [group[name] for name in ("d0", "d", "betas", "seen")] == [0.2, 7.0, (0.9, 0.2), [1]]
+    assert [group["lr"], group["initial_lr"]] == pytest.approx([1.5, 3.0])
+    assert after.get_last_lr() == [group["lr"]]
+    # Half way at step 5 of 10; the next step's rate is of the same schedule.
+    after.optimizer.step()
+    after.step()
+    assert group["lr"] == pytest.approx(3.0 * written_out(6, 10, 0, 0, 0))
+    # And what is configured alike is not touched, whatever somebody has made of it.
+    again = made(1.0, d0=0.1)
+    before.optimizer.param_groups[0]["lr"] = 0.123
+    again.optimizer.load_state_dict(before.optimizer.state_dict())
+    again.load_state_dict(before.state_dict())
+    assert again.optimizer.param_groups[0]["lr"] == 0.123

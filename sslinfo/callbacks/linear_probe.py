@@ -64,6 +64,7 @@ class LinearProbe(Callback):
         if self.loaded is not None:
             self.head.load_state_dict(self.loaded["head"])
             self.optimizer.load_state_dict(self.loaded["optimizer"])
+            self.optimizer.param_groups[0]["lr"] = self.lr  # the checkpoint's may be another
             self.loaded = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

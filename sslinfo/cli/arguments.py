@@ -68,7 +68,12 @@ def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None
                 f"{name} of this run was an object given from Python, which a checkpoint cannot hold: say --{name}, or "
                 "go on from Python, with Trainer.validate(model, datamodule, ckpt_path=...)"
             )
-    return [args[0], "--config", to_text(stored.config), *resolved[1:]], stored
+    config = stored.config
+    if args[0] == "fit":
+        # A recipe says itself how long and how its training runs; without one the checkpoint does.
+        trainer = {} if values_of(args, *CONFIG) else stored.training.get("trainer", {})
+        config = {**stored.training, **config, "trainer": {**trainer, **config["trainer"]}}
+    return [args[0], "--config", to_text(config), *resolved[1:]], stored
 
 
 def _named(args: Sequence[str]) -> set[str]:

@@ -16,11 +16,10 @@ import yaml
 
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import HYPERPARAMETERS, LEFT_OUT_KEY, current_paths
+from sslinfo.objectives.resumed import TRAINER, TRAINING_KEY, UNSAID
 
 CALLBACKS_KEY = "sslinfo_callbacks"
 _CONFIGURATION = (*HYPERPARAMETERS, CALLBACKS_KEY)
-# Where a run is, not what it is: a difference from the checkpoint needs no word.
-_PLACES = ("data.root", "data.download", "data.num_workers", "data.in_memory", "data.compile_views")
 
 
 @dataclass
@@ -31,11 +30,13 @@ class StoredConfig:
         config: ``{"model": ..., "data": ..., "trainer": {"callbacks": [...]}}``.
         left_out: options that were given from Python as objects, which a checkpoint cannot hold.
         path: the file.
+        training: ``{"seed_everything": ..., "trainer": {...}}``, what else made the training.
     """
 
     config: dict[str, Any]
     left_out: list[str] = field(default_factory=list)
     path: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | Path, named: set[str]) -> StoredConfig:
@@ -72,7 +73,8 @@ class StoredConfig:
             and all(_allowed(found, named) for _, found in _references(entry, "callbacks"))
         ]
         left_out = [str(name) for name in checkpoint.get(LEFT_OUT_KEY, [])]
-        return cls({"model": model, "data": data, "trainer": {"callbacks": callbacks}}, left_out, str(path))
+        config = {"model": model, "data": data, "trainer": {"callbacks": callbacks}}
+        return cls(config, left_out, str(path), _training(checkpoint))
 
 
 def _load(path: str | Path) -> Any:
@@ -82,6 +84,18 @@ def _load(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=in_new_format)
     except Exception as error:
         raise UserError(f"ckpt_path={str(path)!r} cannot be read as a checkpoint: {error}") from error
+
+
+def _training(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The seed and the Trainer's options of a training; what is not of their kind in a file is not taken over."""
+    size, seed = checkpoint.get(TRAINING_KEY), checkpoint.get("sslinfo_seed")
+    trainer = {name: size.get(f"trainer.{name}") for name in TRAINER} if isinstance(size, dict) else {}
+    plain = {
+        name: value
+        for name, value in trainer.items()
+        if isinstance(value, int | float) or (isinstance(value, str) and re.fullmatch(r"[a-z0-9-]+", value))
+    }
+    return {"trainer": plain, **({"seed_everything": seed} if isinstance(seed, int) else {})}
 
 
 def _as_class(hyper_parameters: dict[str, Any], default: str) -> dict[str, Any]:
@@ -151,8 +165,10 @@ def differences(stored: StoredConfig, now: dict[str, Any]) -> list[str]:
     lines = []
     for part in ("model", "data"):
         before, after = flat(_canonical(stored.config[part]), part), flat(_canonical(now.get(part) or {}), part)
+        if after.get("data.seed", 0) is None:
+            after.pop("data.seed")  # the run's own, which the checkpoint names
         for name in sorted(set(before) & set(after)):
-            if before[name] != after[name] and name not in _PLACES:
+            if before[name] != after[name] and name not in UNSAID:
                 lines.append(f"{name} is {after[name]} as you say; the checkpoint was trained with {before[name]}")
     return lines
 

@@ -113,7 +113,8 @@ class Cli(CommandLine):
         if self.stored is not None:
             plain = self.plain_options()
             if self.subcommand == "fit":
-                check_same_classes(self.stored, plain)
+                check_same_classes(self.stored, plain)  # the objective says what else is changed
+                return
             for line in differences(self.stored, plain):
                 say(f"note: {line}")
 

@@ -113,6 +113,7 @@ class TwoViewDataModule(LightningDataModule):
         self.transform, self.test_dataset = transform, test_dataset
         self.val_fraction, self.train_on, self.download = val_fraction, train_on, download
         self.num_workers, self.compile_views, self.split_seed, self.seed = num_workers, compile_views, split_seed, seed
+        self.seed_is_given = seed is not None
         self.stores: dict[str, ImageStore] = {}
         self.has_test_images = True
         self._said_no_test_images = False
@@ -241,7 +242,8 @@ class TwoViewDataModule(LightningDataModule):
             batches -= 1
         if batches >= self.trainer.num_training_batches:
             epoch, batches = epoch + 1, 0
-        return {"epoch": epoch, "batches": batches, "global_batch": self.batch_size * world_size()}
+        whole = self.batch_size * world_size()
+        return {"epoch": epoch, "batches": batches, "global_batch": whole, "seed": self.seed or 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         if self.trainer is None or self.trainer.state.fn != "fit":
@@ -253,6 +255,8 @@ class TwoViewDataModule(LightningDataModule):
                 f"epoch, and now a batch over all devices has {now}: resume with the same data.batch_size x devices"
             )
         self.progress.resume(state["epoch"], state["batches"])
+        if not self.seed_is_given:
+            self.seed = self.hparams["seed"] = state.get("seed", self.seed)
 
     # Batches
 

@@ -20,9 +20,17 @@ from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters, with_current_paths
 from sslinfo.information import UndefinedEstimate
-from sslinfo.lightning_compat import datamodule_of, is_dry_run, make_exact, prepare_train_data, write_atomically
+from sslinfo.lightning_compat import (
+    datamodule_of,
+    has_trainer,
+    is_dry_run,
+    make_exact,
+    prepare_train_data,
+    write_atomically,
+)
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
+from sslinfo.objectives.resumed import TRAINING_KEY, Resumed, size_of
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.outputs import OUTPUTS, StepOutputs
 from sslinfo.precision import full_precision
@@ -123,6 +131,9 @@ class JointEmbedding(LightningModule):
         self.loaded_step = 0  # optimizer steps behind the weights of the checkpoint that was loaded
         self._accumulated = 0  # batches since the last optimizer step
         self._loaded_gradients: dict[str, Tensor] = {}  # what a checkpoint had accumulated
+        self._resumed: Resumed | None = None  # of the training that this one goes on with
+        self._size: dict[str, Any] | None = None  # of a step, an epoch and the whole training, for its checkpoints
+        self._has_begun = False
 
     # What a subclass may change
 
@@ -272,6 +283,8 @@ class JointEmbedding(LightningModule):
         optimizer = build_optimizer(self, config, self.effective_batch, self.constant_rate_modules())
         epoch = self.trainer.num_training_batches / accumulate
         scheduler = build_scheduler(optimizer, config, steps, epoch)
+        if self.trainer.global_step:  # a second fit of one Trainer goes on where the first one ended
+            scheduler.go_to(self.trainer.global_step)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -283,16 +296,20 @@ class JointEmbedding(LightningModule):
     @property
     def effective_batch(self) -> int:
         """Samples behind one optimizer step: per-device batch x devices x nodes x accumulated batches."""
-        source: Any = datamodule_of(self.trainer) or self.trainer.train_dataloader
-        per_device = getattr(source, "batch_size", None)
+        per_device = self._batch_size
         if per_device is None:
             raise UserError("the batch size is unknown: pass a TwoViewDataModule or a DataLoader with batch_size")
         return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    @property
+    def _batch_size(self) -> int | None:
+        return getattr(datamodule_of(self.trainer) or self.trainer.train_dataloader, "batch_size", None)
 
     def setup(self, stage: str) -> None:
         write_atomically(self.trainer)
         if stage == "fit":
             make_exact(self.trainer)
+            self._resumed, self._has_begun = None, False
         # What is logged is of the whole batch or set and the same on all ranks: there is nothing to reduce.
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
         data = datamodule_of(self.trainer)
@@ -324,8 +341,18 @@ class JointEmbedding(LightningModule):
                 f"batch norm keeps statistics of its own on each of the {world_size()} ranks, so training differs from "
                 "one process on the whole batch: set --trainer.sync_batchnorm true (GPUs only)"
             )
+        # With an optimizer of its own an objective may not have asked for the data yet: they are not set up for this.
+        is_known = not is_dry_run(self.trainer) and self.trainer.train_dataloader is not None
+        self._size = size_of(self.trainer, self._batch_size) if is_known else None
+        if self._resumed is not None and not is_dry_run(self.trainer):
+            self._resumed.check(self._size, self)
+
+    def on_fit_end(self) -> None:
+        if self._resumed is not None and not self._has_begun:
+            self._resumed.say_nothing_left(self._size, is_dry_run(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._has_begun = True
         # Random numbers drawn inside the network are a function of the step, so that a resumed run draws the same.
         mixed = hash((self.seed, self.current_epoch, batch_idx, rank()))
         torch.manual_seed(mixed % 2**63)
@@ -339,11 +366,15 @@ class JointEmbedding(LightningModule):
         checkpoint["sslinfo_seed"] = self.seed
         checkpoint["sslinfo_accumulated"] = self._accumulated
         checkpoint["sslinfo_gradients"] = self._accumulated_gradients()
+        if self._size is not None:
+            checkpoint[TRAINING_KEY] = self._size
         left_out = getattr(datamodule_of(self.trainer), "left_out", None)
         missing = ["data.dataset"] if left_out is None else [f"data.{name}" for name in left_out]
         checkpoint[LEFT_OUT_KEY] = [f"model.{name}" for name in self.left_out] + missing
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if has_trainer(self) and self.trainer.state.fn == "fit":
+            self._resumed = Resumed.of(checkpoint, self)
         self.seed = checkpoint.get("sslinfo_seed", self.seed)
         self.loaded_step = int(checkpoint.get("global_step", 0))
         self._loaded_gradients = checkpoint.get("sslinfo_gradients", {})

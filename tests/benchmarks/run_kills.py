@@ -3,10 +3,10 @@
     python tests/benchmarks/run_kills.py --kills 100 --signal KILL --minutes 20
 
 Each training is the command line's own, in a process that is forked after the imports, so that a start costs no
-seconds. A kill comes at a random moment of the training's life: in its set-up, in a step, while a checkpoint is written
-(each second step saves two), in a validation. When a training has reached its end, its weights are compared bit for bit,
-and what its runs have logged: each step in each run once, all of it equal to the uninterrupted run's, none missing
-(where two runs hold a step, the later one's counts).
+seconds. A kill comes at a random moment of the training's life: in its set-up, in a step, while a checkpoint is
+written (each second step saves two), in a validation. When a training has reached its end, its weights are compared bit
+for bit, and what its runs have logged: each step in each run once, all of it equal to the uninterrupted run's, none
+missing (where two runs hold a step, the later one's counts).
 
 With TERM the training has to end with code 143 and to have logged no step in two runs.
 """
@@ -216,8 +216,8 @@ def main() -> None:
     left = len(list(home.rglob("*.writing")))
     early = f" ({before_training} before the training)" if args.signal == "TERM" else ""
     print(
-        f"{kills} kills by SIG{args.signal}{early}, {finished} trainings to their end, {passed_over} half-written files "
-        f"passed over, {left} temporary files left in the last, {len(wrong)} faults"
+        f"{kills} kills by SIG{args.signal}{early}, {finished} trainings to their end, {passed_over} half-written "
+        f"files passed over, {left} temporary files left in the last, {len(wrong)} faults"
     )
     shutil.rmtree(home)
     sys.exit(bool(wrong) or kills < args.kills)

@@ -147,6 +147,12 @@ def test_differences_are_named_by_option() -> None:
 
     stored = StoredConfig(config(1.0, 0.1, "here"))
     assert differences(stored, config(1.0, 0.1, "there")) == []
+    # config.yaml says null, and the checkpoint the seed that this came to.
+    seeds = [{"model": {}, "data": {"class_path": "D", "init_args": {"seed": seed}}} for seed in (0, None, 3)]
+    assert differences(StoredConfig(seeds[0]), seeds[1]) == []
+    assert differences(StoredConfig(seeds[0]), seeds[2]) == [
+        "data.seed is 3 as you say; the checkpoint was trained with 0"
+    ]
     assert differences(stored, config(2.0, 0.3, "here")) == [
         "model.entropy.beta is 2.0 as you say; the checkpoint was trained with 1.0",
         "model.optimizer.lr is 0.3 as you say; the checkpoint was trained with 0.1",

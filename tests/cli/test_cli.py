@@ -531,7 +531,61 @@ def test_a_training_goes_on_with_its_own_objective(
     capfd.readouterr()
     more = ["--trainer.logger", "false", "--trainer.max_steps", "5", "--trainer.limit_val_batches", "0"]
     assert main(["fit", "-c", "a.yaml", "--ckpt_path", "last", *more]).trainer.global_step == 5
-    assert "note: " not in capfd.readouterr().out
+    left_out = "the checkpoint holds the state of {}, which is not among the callbacks here with the same options"
+    assert [line.partition(": it is")[0] for line in notes(capfd)] == [
+        left_out.format("KNNProbe"),
+        left_out.format("ModelCheckpoint"),
+        "trainer.max_steps is 5 as you say, from step 4 on; the checkpoint was trained with 4: the training and its "
+        "schedule are of 5 steps, not of 4",
+    ]
+
+
+def notes(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    lines = capfd.readouterr().out.splitlines()
+    return [line.removeprefix("note: ") for line in lines if line.startswith("note: ")]
+
+
+def test_a_resume_without_a_recipe_is_as_long_and_of_the_seed_that_it_was(
+    in_tmp: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """1617 images in batches of 256: 6 steps an epoch. Of the callbacks ours alone are taken over from a file."""
+    others = (
+        "the checkpoint holds the state of ModelCheckpoint, which is not among the callbacks here with the same "
+        "options: it is left out"
+    )
+    keep = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=3"]
+    given = ["--seed_everything", "5", "--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "2"]
+    quiet = ["--trainer.logger", "false", "--trainer.limit_val_batches", "0", *CPU]
+    main([*FIT, *TINY, *keep, "--trainer.callbacks.save_top_k=-1", *given, *quiet])
+    start, end = (Path(shutil.copy(checkpoint_of(step), f"{step}.ckpt")) for step in (3, 12))
+    notes(capfd)
+    cli = main(["fit", "--ckpt_path", str(start), *quiet])
+    assert cli.trainer.global_step == 12
+    assert cli.trainer.precision == "bf16-mixed"
+    assert os.environ["PL_GLOBAL_SEED"] == "5"
+    assert notes(capfd) == [others]
+    assert main(["fit", "--ckpt_path", str(end), *quiet]).trainer.global_step == 12
+    said = "nothing is left to train: the checkpoint is of step 12, where trainer.max_epochs=2 ends the training"
+    assert notes(capfd) == [others, f"{said}; to go on, set more"]
+    changed = ["--seed_everything", "6", "--trainer.precision", "32-true", "--model.optimizer.lr", "0.5"]
+    cli = main(["fit", "--ckpt_path", str(start), *quiet, *changed, "--trainer.max_epochs", "1"])
+    # The cosine of 6 steps, after the last of them.
+    assert cli.trainer.global_step == 6
+    assert optimizer_of(cli).param_groups[0]["initial_lr"] == 0.5
+    assert optimizer_of(cli).param_groups[0]["lr"] == 0.0
+    assert notes(capfd) == [
+        others,
+        "model.optimizer.lr is 0.5 as you say, from step 3 on; the checkpoint was trained with 0.001",
+        "trainer.precision is 32-true as you say, from step 3 on; the checkpoint was trained with bf16-mixed",
+        "trainer.max_epochs is 1 as you say, from step 3 on; the checkpoint was trained with 2: the training and its "
+        "schedule are of 6 steps, not of 12",
+        "seed_everything is 6 as you say; the training goes on with its own, 5",
+    ]
+
+
+def test_a_refused_change_is_one_message(after_training: Path, message: Callable[..., str]) -> None:
+    error = message("fit", "--ckpt_path", "last", "--data.split_seed", "3", *CPU)
+    assert error.startswith("sslinfo: data.split_seed is 3 here, and 0 in the checkpoint: images that were held out")
 
 
 def test_predictions_are_the_network_s_outputs(after_training: Path) -> None:
