@@ -145,7 +145,7 @@ class Chain:
                 else []
             ),
         ]
-        self.on_exception = self.draw.random() < 0.5 and ranks[1] == 1
+        self.on_exception = self.draw.random() < 0.7 and ranks[1] == 1
 
     def link(self, name: str, resume: Path | None = None, stop: tuple[str, int] = ("", 0)) -> tuple[list[Row], Any]:
         """Rows that one process has written, and the state at its end (None where it was stopped)."""

@@ -26,7 +26,7 @@ PRIVATE: tuple[tuple[type, str], ...] = (
     (LightningCLI, "_run_subcommand"),
     (LightningCLI, "_parser"),
     (HyperparametersMixin, "_set_hparams"),
-    (_ChildProcessObserver, "_run"),
+    (_ChildProcessObserver, "_terminate_all"),
 )
 
 

@@ -55,11 +55,13 @@ class Place:
         batch: batches of the next one that were trained on.
         done: what was done for the last of them: the step alone, its validation too, or all that belongs to it. What is
             left of an epoch after its last batch is its end.
+        last: whether that was the epoch's last batch.
     """
 
     epoch: int
     batch: int
     done: Done = "closed"
+    last: bool = False
 
     @classmethod
     def of(cls, trainer: Trainer) -> Place:
@@ -76,15 +78,17 @@ class Place:
             raise UserError("the training stopped inside an optimizer step: nothing is saved of it")
         epoch = fit.epoch_progress.current.started - 1
         trained = batches.current.processed if steps.epoch == epoch else 0
-        full = batches.is_last_batch or trained >= trainer.num_training_batches
+        last = batches.is_last_batch and batches.total.ready == batches.total.processed  # else of the batch in work
+        last = last or trained >= trainer.num_training_batches
         if fit.epoch_progress.current.processed > epoch:  # its end began
             # Where max_steps ended the training before the epoch was over, a longer training goes on inside it.
-            return cls(epoch + 1, 0) if full or not trained else cls(epoch, trained)
+            return cls(epoch + 1, 0) if last or not trained else cls(epoch, trained)
         if not trained:
             return cls(max(epoch, 0), 0)
         if steps.closed_at == batches.total.processed:
-            return cls(epoch, trained)
-        return cls(epoch, trained, "validated" if steps.val_loop.logged_at == batches.total.processed else "trained")
+            return cls(epoch, trained, last=last)
+        validated = steps.val_loop.logged_at == batches.total.processed
+        return cls(epoch, trained, "validated" if validated else "trained", last)
 
     @classmethod
     def of_counters(cls, trainer: Trainer) -> Place:
@@ -99,7 +103,8 @@ class Place:
         else:
             stepped = steps.automatic_optimization.optim_progress.optimizer_steps
             done = "closed" if steps._batches_that_stepped >= stepped else "validated"
-        return cls(epochs.processed, batches.current.processed, done)
+        last = batches.is_last_batch and batches.total.ready == batches.total.processed
+        return cls(epochs.processed, batches.current.processed, done, last)
 
 
 class ExactLoggerConnector(_LoggerConnector):
@@ -253,6 +258,7 @@ class ExactFitLoop(_FitLoop):
         batches = steps.batch_progress
         _set(batches.total, batches.total.processed)
         _set(batches.current, place.batch)
+        batches.is_last_batch = place.last
         optimization = steps.automatic_optimization.optim_progress.optimizer
         for progress in (optimization.step, optimization.zero_grad, steps.scheduler_progress):
             _settle(progress)
