@@ -83,6 +83,7 @@ def _run(command: str, rest: list[str], debug: bool) -> None:
     from sslinfo.cli.sweep import sweep
     from sslinfo.errors import UserError
 
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost rank shows a stack of C++ frames
     _quiet()
     run: Callable[[list[str]], object] = sweep if command == "sweep" else main
     if debug:
@@ -112,6 +113,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*treespec.*")
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*all_gather_into_tensor.*deprecated.*")
     warnings.filterwarnings("ignore", ".*The dirpath has changed.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):

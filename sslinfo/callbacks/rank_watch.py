@@ -21,6 +21,7 @@ PERIOD = 1.0  # seconds between two signs of life
 SILENCE = 40.0  # seconds without one after which a rank counts as gone
 AFTER_A_FAILURE = 6.0  # the same, once a collective has failed
 GRACE = 8.0  # seconds that a rank has to end by itself before it is ended
+GONE, FAILED = 1, 2  # exit codes
 _OF_OTHERS = re.compile(
     r"connection (closed|reset|refused)|broken pipe|timed out|timeout|peer|gloo|nccl|socket|recv|process group", re.I
 )
@@ -37,12 +38,11 @@ class RankWatch(Callback):
 
     The command line has it in every run.
 
-    >>> RankWatch().reason is None
-    True
+    >>> RankWatch()._silence, PERIOD
+    (40.0, 1.0)
     """
 
     def __init__(self) -> None:
-        self.reason: str | None = None  # why the run has to end, as the ranks agreed on it
         self._silence = SILENCE
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -73,7 +73,9 @@ class RankWatch(Callback):
             self._thread.join(AFTER_A_FAILURE + GRACE + 3 * PERIOD)  # it ends the process when it knows why
         else:
             told = " ".join(str(exception).split("\n\n")) or type(exception).__name__
-            self._tell(f"rank {self._rank} ended the run: {told}")
+            self._tell(FAILED, f"rank {self._rank} ended the run: {told}")
+            if self._rank == 0:
+                self._wait_until_heard()
             self._end()
 
     def _end(self) -> None:
@@ -82,9 +84,15 @@ class RankWatch(Callback):
             with contextlib.suppress(dist.DistError):  # rank 0 and its store may have ended before
                 self._store.set(f"over {self._rank}", "1")
 
-    def _tell(self, reason: str) -> None:
+    def _tell(self, code: int, reason: str) -> None:
         with contextlib.suppress(dist.DistError):
-            self._store.compare_set("reason", "", reason)  # the first one counts
+            self._store.compare_set("reason", "", f"{code} {self._rank} {reason}")  # the first one counts
+
+    def _wait_until_heard(self) -> None:
+        """The store ends with this process: the others have to have read it."""
+        end = time.monotonic() + GRACE
+        while self._store.add("heard", 0) < self._ranks - 1 and time.monotonic() < end:
+            time.sleep(0.1)
 
     # In the thread
 
@@ -98,23 +106,25 @@ class RankWatch(Callback):
                 if beats != heard or self._store.check([f"over {next_rank}"]):
                     heard, since = beats, time.monotonic()
                 elif time.monotonic() - since > self._silence:
-                    self._tell(f"rank {next_rank} is gone: no sign of life for {time.monotonic() - since:.0f} s")
+                    self._tell(GONE, f"rank {next_rank} is gone: no sign of life for {time.monotonic() - since:.0f} s")
                 if self._store.check(["reason"]):
-                    self._leave(self._store.get("reason").decode())
+                    code, teller, reason = self._store.get("reason").decode().split(" ", 2)
+                    if int(teller) != self._rank or int(code) == GONE:
+                        self._store.add("heard", 1)
+                        self._leave(int(code), reason)
             except (dist.DistError, RuntimeError):
-                self._leave("rank 0 is gone: the store that it keeps cannot be reached")
+                self._leave(GONE, "rank 0 is gone: the store that it keeps cannot be reached")
 
-    def _leave(self, reason: str) -> None:
+    def _leave(self, code: int, reason: str) -> None:
         """End this process, unless it ends by itself: a collective that waits for a rank cannot be interrupted."""
-        failed = self._silence == AFTER_A_FAILURE
-        if self._over.wait(PERIOD if failed else GRACE) or reason.startswith(f"rank {self._rank} "):
+        failed = self._silence == AFTER_A_FAILURE  # then the main thread waits for this one
+        if self._over.wait(PERIOD if failed else GRACE):
             return
-        self.reason = reason
         if self._rank == 0 or reason.startswith("rank 0 "):
             print(f"sslinfo: {reason}\n(to go on from the newest checkpoint: --ckpt_path last)", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1 if "is gone" in reason else 2)
+        os._exit(code)
 
 
 def _of_another_rank(exception: BaseException) -> bool:
