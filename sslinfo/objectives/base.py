@@ -306,9 +306,7 @@ class JointEmbedding(LightningModule):
         return getattr(datamodule_of(self.trainer) or self.trainer.train_dataloader, "batch_size", None)
 
     def setup(self, stage: str) -> None:
-        write_atomically(self.trainer)
         if stage == "fit":
-            make_exact(self.trainer)
             self._resumed, self._has_begun = None, False
         # What is logged is of the whole batch or set and the same on all ranks: there is nothing to reduce.
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
@@ -329,6 +327,9 @@ class JointEmbedding(LightningModule):
                 f"strategy={type(self.trainer.strategy).__name__} is not supported on several devices, since the "
                 "objectives' exactness is proved for DDP: set --trainer.strategy ddp"
             )
+        write_atomically(self.trainer)
+        if stage == "fit":
+            make_exact(self.trainer)
 
     def on_fit_start(self) -> None:
         if self.seed is None:
