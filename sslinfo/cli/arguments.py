@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile
 
-from sslinfo.cli.checkpoints import StoredConfig, resolve_checkpoint
+from sslinfo.cli.checkpoints import StoredConfig, check_usable, resolve_checkpoint
 from sslinfo.errors import UserError
 from sslinfo.recipes import Recipe, to_text
+from sslinfo.stored import read_checkpoint
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 RUNS = "runs"
@@ -59,9 +60,11 @@ def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None
         return args, None
     path = resolve_checkpoint(given[-1], [RUNS, *values_of(args, "--trainer.default_root_dir")][-1])
     resolved = [*args, "--ckpt_path", path]  # the last one counts
-    if not Path(path).is_file():
-        return resolved, None
-    stored = StoredConfig.read(path, named=_named(args))
+    if not os.path.lexists(path):
+        return resolved, None  # an address, or hpc: for Lightning to find
+    content = read_checkpoint(path)
+    check_usable(content, path, resumes=args[0] == "fit")
+    stored = StoredConfig.of(content, path, named=_named(args))
     for name in stored.left_out:
         if not values_of(args, *CONFIG) and not values_of(args, f"--{name}"):
             raise UserError(
