@@ -115,24 +115,30 @@ def _references(value: Any, option: str, hint: Any = Any) -> list[tuple[str, str
     an option takes text alone, text is text.
     """
     if isinstance(value, dict):
-        # A name such as entropy.class_path is one more way to write a class.
-        found = [(option, name) for name in value if name not in _CLASS and any(word in name for word in _CLASS)]
+        found = [(option, name) for name in value if _hides_a_class(name)]
         path = value.get("class_path")
         if "class_path" in value:
             found.append((option, str(path)))
         kind = known_class(path) if _is_ours(path) else None
         for name, entry in value.items():
-            if name in ("init_args", "dict_kwargs"):
-                arguments = entry if isinstance(entry, dict) else {name: entry}
-                inside = {f"{option}.{name}": (given, hint_of(kind, name)) for name, given in arguments.items()}
-                found += _references(dict.fromkeys(arguments), option)  # their names
-            else:
+            if name not in ("init_args", "dict_kwargs"):
                 inside = {f"{option}.{name}": (entry, hint_within(hint, name))} if name != "class_path" else {}
+            elif isinstance(entry, dict):
+                found += [(option, argument) for argument in entry if argument in _CLASS or _hides_a_class(argument)]
+                inside = {f"{option}.{argument}": (given, hint_of(kind, argument)) for argument, given in entry.items()}
+            else:
+                found.append((option, str(entry)))
+                inside = {}
             found += [each for within, (given, of) in inside.items() for each in _references(given, within, of)]
         return found
     if isinstance(value, list):
         return [reference for entry in value for reference in _references(entry, option, hint_within(hint))]
     return [(option, value.strip())] if isinstance(value, str) and not _is_data(value, hint) else []
+
+
+def _hides_a_class(name: str) -> bool:
+    """Whether a name, such as entropy.class_path, is one more way to write a class."""
+    return name not in _CLASS and any(word in name for word in _CLASS)
 
 
 def _is_data(text: str, hint: Any) -> bool:
