@@ -59,7 +59,8 @@ def _fault(content: dict[str, Any]) -> str:
     wanted: dict[str, type | tuple[type, ...]] = {
         **dict.fromkeys(["state_dict", "callbacks", "loops", *HYPERPARAMETERS], dict),
         **dict.fromkeys(["optimizer_states", "lr_schedulers", LEFT_OUT_KEY], list),
-        **dict.fromkeys(["epoch", "global_step"], int),
+        **dict.fromkeys(["epoch", "global_step", "sslinfo_accumulated"], int),
+        "sslinfo_seed": (int, type(None)),
     }
     for name, kind in wanted.items():
         if name in content and not isinstance(content[name], kind):
@@ -124,7 +125,7 @@ def as_data(value: Any) -> Any:
         nonlocal left
         left -= 1 + (len(value) // 1000 if isinstance(value, str) else 0)
         if left < 0 or depth > _DEPTH:
-            raise UserError("it is larger than any configuration")
+            raise UserError("is larger than any configuration")
         if value is None or isinstance(value, bool | float):
             return value
         if isinstance(value, int) and value.bit_length() < 64:
@@ -135,9 +136,9 @@ def as_data(value: Any) -> Any:
             return [copied(entry, depth + 1) for entry in value]
         if isinstance(value, Mapping):
             if unnamed := [name for name in value if not isinstance(name, str)]:
-                raise UserError(f"it has the name {unnamed[0]!r}")
+                raise UserError(f"has the name {unnamed[0]!r} in it")
             return {name: copied(entry, depth + 1) for name, entry in value.items()}
-        raise UserError(f"it holds a {type(value).__name__}")
+        raise UserError(f"has a {type(value).__name__} in it")
 
     return copied(value, 0)
 
@@ -305,7 +306,7 @@ def load_parts(
     try:
         plain = current_paths(as_data({name: value for name, value in stored.items() if name not in given}))
     except UserError as error:
-        raise UserError(f"the checkpoint's {part} is no configuration: {error}") from error
+        raise UserError(f"checkpoint_path={str(path)!r}: its {part} {error}, and is no configuration") from error
     named = plain.pop("_class_path", None)
     kind = base if named is None else known_class(named)
     if kind is None or not issubclass(kind, base):
@@ -313,6 +314,15 @@ def load_parts(
             f"checkpoint_path={str(path)!r} is of {named!r}, which is no {base.__name__} of sslinfo's or of this "
             "program: import its module and call its own load_from_checkpoint"
         )
+    prefix = "model." if part == HYPERPARAMETERS[0] else "data."
+    for name in (
+        str(name).removeprefix(prefix) for name in content.get(LEFT_OUT_KEY, []) if str(name).startswith(prefix)
+    ):
+        if name not in given:
+            raise UserError(
+                f"{name} of this run was an object given from Python, which a checkpoint cannot hold: make it again "
+                f"and pass it: load_from_checkpoint(..., {name}=...)"
+            )
     parameters = inspect.signature(kind).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     arguments = {

@@ -64,6 +64,9 @@ def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None
         return resolved, None  # an address, or hpc: for Lightning to find
     content = read_checkpoint(path)
     check_usable(content, path, resumes=args[0] == "fit")
+    says_model = values_of(args, *CONFIG) or any(word.startswith("--model") for word in args)
+    if not says_model and "_class_path" not in content.get("hyper_parameters", {}):
+        raise UserError(f"ckpt_path={path!r} does not say which model it is of: give that, -c RECIPE or --model CLASS")
     stored = StoredConfig.of(content, path, named=_named(args))
     for name in stored.left_out:
         if not values_of(args, *CONFIG) and not values_of(args, f"--{name}"):

@@ -97,9 +97,11 @@ def _configuration(part: Any, name: str, path: str | Path) -> Any:
     try:
         plain = empty if part is None else current_paths(as_data(part))
     except UserError as error:
-        raise UserError(f"ckpt_path={str(path)!r} is no checkpoint of sslinfo: of its {name}, {error}") from error
+        raise UserError(f"ckpt_path={str(path)!r} is no checkpoint of a training: its {name} {error}") from error
     if not isinstance(plain, type(empty)):
-        raise UserError(f"ckpt_path={str(path)!r} is no checkpoint of sslinfo: its {name} is no {type(empty).__name__}")
+        raise UserError(
+            f"ckpt_path={str(path)!r} is no checkpoint of a training: its {name} is no {type(empty).__name__}"
+        )
     return plain
 
 
@@ -274,7 +276,7 @@ def check_usable(content: dict[str, Any], path: str, resumes: bool) -> None:
     """
     check_version(content, path)
     check_finite(content, path)
-    lacking = [name for name in ("optimizer_states", "lr_schedulers", "loops") if name not in content]
+    lacking = [name for name in ("optimizer_states", "loops") if not content.get(name)]
     if resumes and lacking:
         raise UserError(
             f"ckpt_path={path!r} holds weights alone, without {lacking[0]} (save_weights_only): a training cannot go "

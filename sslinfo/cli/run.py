@@ -242,7 +242,9 @@ def _run(cli: type[Cli], model_given: bool, *args: Any, stored: StoredConfig | N
     """The command line, with the faults that Lightning finds late in the words of the command line."""
     try:
         return cli(*args, stored=stored, **kwargs)
-    except UserError:
+    except UserError as error:
+        if stored is not None and not model_given and str(error).startswith('Parser key "config"'):
+            raise UserError(f"ckpt_path={stored.path!r}: {str(error).partition(': ')[2]}") from error
         raise
     except Exception as error:
         text = str(error)
