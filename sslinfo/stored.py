@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
-import importlib.util
 import inspect
 import io
 import sys
@@ -186,14 +186,17 @@ def known_class(path: Any) -> type | None:
 def hint_of(kind: type | None, name: str) -> Any:
     """The type that a class, or one that it is derived from, states for an argument of its constructor; Any without."""
     for base in kind.__mro__ if kind is not None else ():
-        if "__init__" in vars(base):
-            try:
-                hints = typing.get_type_hints(base.__init__)  # type: ignore[misc]
-            except Exception:  # a type that is imported for type checkers alone
-                continue
-            if name in hints:
-                return hints[name]
+        if "__init__" in vars(base) and name in (hints := _hints(base)):
+            return hints[name]
     return Any
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+    except Exception:  # a type that is imported for type checkers alone
+        return {}
 
 
 def hint_within(hint: Any, name: str | None = None) -> Any:

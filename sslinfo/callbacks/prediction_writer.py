@@ -35,9 +35,8 @@ class PredictionWriter(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if self.path.is_dir() or str(path).endswith(os.sep):
-            raise UserError(
-                f"output={str(path)!r} is a folder: give a file, {str(self.path / 'representations.npz')!r}"
-            )
+            inside = self.path / "representations.npz"
+            raise UserError(f"output={str(path)!r} is a folder: give a file, such as {inside}")
         if self.path.exists() and not self.path.is_file():
             raise UserError(f"output={str(path)!r} is no ordinary file: give another name")
         self.splits: tuple[str, ...] = ()
