@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -54,27 +54,31 @@ class StoredConfig:
     path: str = ""
 
     @classmethod
-    def read(cls, path: str | Path, named: set[str]) -> StoredConfig:
+    def read(cls, path: str | Path, named: set[str], folders: Iterable[str | Path] = ()) -> StoredConfig:
         """Read a checkpoint weights-only.
 
         A class that it names is taken over only if it is one of sslinfo's or among ``named``, the classes that the user
         named: a file from elsewhere cannot choose what runs. Callbacks that are neither are left out. Every other text
-        stays text: the parser that takes this configuration reads no files.
+        stays text: the parser that takes this configuration reads no files, or, where the user's words name some in
+        ``folders``, no text is the name of one.
 
         Raises:
             UserError: the file cannot be read, or its model or data is of a class that the user has not named.
         """
-        return cls.of(read_checkpoint(path), path, named)
+        return cls.of(read_checkpoint(path), path, named, folders)
 
     @classmethod
-    def of(cls, content: dict[str, Any], path: str | Path, named: set[str]) -> StoredConfig:
+    def of(
+        cls, content: dict[str, Any], path: str | Path, named: set[str], folders: Iterable[str | Path] = ()
+    ) -> StoredConfig:
         """The same of a file's content."""
+        folders = list(folders)
         parts = {name: _configuration(content.get(name), name, path) for name in _CONFIGURATION}
         model = _as_class(parts["hyper_parameters"], "sslinfo.objectives.JointEmbedding")
         data = _as_class(parts["datamodule_hyper_parameters"], "sslinfo.data.TwoViewDataModule")
         model["init_args"].pop("weights", None)  # the checkpoint's own weights follow
         for name, part in (("model", model), ("data", data)):
-            for option, text in _references(part, name):
+            for option, text in _references(part, name, folders):
                 if not _allowed(text, named):
                     raise UserError(
                         f"the checkpoint's {name} uses {text}, which is not sslinfo's: if you trust it, name "
@@ -86,7 +90,7 @@ class StoredConfig:
             if isinstance(entry, dict)
             # `predict` brings its own, whose file the user chose.
             and not str(entry.get("class_path")).endswith("PredictionWriter")
-            and all(_allowed(found, named) for _, found in _references(entry, "callbacks"))
+            and all(_allowed(found, named) for _, found in _references(entry, "callbacks", folders))
         ]
         left_out = [str(name) for name in content.get(LEFT_OUT_KEY, [])]
         return cls({"model": model, "data": data, "trainer": {"callbacks": callbacks}}, left_out, str(path))
@@ -110,7 +114,7 @@ def _as_class(hyper_parameters: dict[str, Any], default: str) -> dict[str, Any]:
     return {"class_path": hyper_parameters.get("_class_path", default), "init_args": init_args}
 
 
-def _references(value: Any, option: str, hint: Any = Any) -> list[tuple[str, str]]:
+def _references(value: Any, option: str, folders: Sequence[str | Path], hint: Any = Any) -> list[tuple[str, str]]:
     """Everything in a configuration that could be more than data, with the option that it belongs to.
 
     A class may be written as ``{class_path: ...}``, as its dotted path alone, or as either in a string of YAML. Where
@@ -131,11 +135,15 @@ def _references(value: Any, option: str, hint: Any = Any) -> list[tuple[str, str
             else:
                 found.append((option, str(entry)))
                 inside = {}
-            found += [each for within, (given, of) in inside.items() for each in _references(given, within, of)]
+            found += [
+                each for within, (given, of) in inside.items() for each in _references(given, within, folders, of)
+            ]
         return found
     if isinstance(value, list):
-        return [reference for entry in value for reference in _references(entry, option, hint_within(hint))]
-    return [(option, value.strip())] if isinstance(value, str) and not _is_data(value, hint) else []
+        return [reference for entry in value for reference in _references(entry, option, folders, hint_within(hint))]
+    if not isinstance(value, str) or _is_data(value, hint, folders):
+        return []
+    return [(option, value.strip())]
 
 
 def _hides_a_class(name: str) -> bool:
@@ -143,8 +151,8 @@ def _hides_a_class(name: str) -> bool:
     return name not in _CLASS and any(word in name for word in _CLASS)
 
 
-def _is_data(text: str, hint: Any) -> bool:
-    """Whether text can be nothing but text to the parser, which reads no files, for an option of this type."""
+def _is_data(text: str, hint: Any, folders: Sequence[str | Path]) -> bool:
+    """Whether text can be nothing but text to the parser, which may read files of these folders, for such an option."""
     try:
         events = list(yaml.parse(text, yaml.SafeLoader))
     except yaml.YAMLError:
@@ -156,8 +164,10 @@ def _is_data(text: str, hint: Any) -> bool:
         return False
     if not takes_text(hint):
         return False  # a class or a function is due
+    # Where no type is known, a group of options may stand behind it, for which a file is taken.
+    places = [*folders, *([""] if Any in kinds(hint) else [])]
+    file = any(os.path.isfile(os.path.join(place, name)) for place in places for name in (text, text.strip()))
     text = text.strip()
-    file = Any in kinds(hint) and os.path.isfile(text)
     return "://" not in text and not file and not _is_importable(text)
 
 
@@ -253,10 +263,21 @@ def resolve_checkpoint(path: str, root: str | Path) -> str:
     Raises:
         UserError: there is no such file.
     """
+    return find_checkpoint(path, root)[0]
+
+
+def find_checkpoint(path: str, root: str | Path) -> tuple[str, dict[str, Any] | None]:
+    """The same with what the file holds; None of an address or of hpc, which Lightning looks for.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
     if path not in ("last", "best"):
-        if not os.path.lexists(path) and not path.startswith("hpc") and "://" not in path:
+        if os.path.lexists(path):
+            return path, read_checkpoint(path)
+        if not path.startswith("hpc") and "://" not in path:
             raise UserError(f"ckpt_path={path!r} is not a file: check the path, or say last or best")
-        return path
+        return path, None
     files = _newest_first(Path(root))
     newest, content = _first_good(files, f"ckpt_path={path!r}: below {str(root)!r}")
     if newest is None:
@@ -265,7 +286,9 @@ def resolve_checkpoint(path: str, root: str | Path) -> str:
             + (" that can be read" if files else "")
             + ": give its path, or the folder of the runs with --trainer.default_root_dir"
         )
-    return str(newest) if path == "last" else str(_best(newest, content, Path(root)))
+    if path == "best":
+        newest, content = _best(newest, content, Path(root))
+    return str(newest), content
 
 
 def check_usable(content: dict[str, Any], path: str, resumes: bool) -> None:
@@ -332,8 +355,8 @@ def _first_good(files: Iterable[Path], what: str) -> tuple[Path | None, dict[str
     return None, {}
 
 
-def _best(newest: Path, content: dict[str, Any], root: Path) -> Path:
-    """The best file of the run that wrote this one."""
+def _best(newest: Path, content: dict[str, Any], root: Path) -> tuple[Path, dict[str, Any]]:
+    """The best file of the run that wrote this one, with its content."""
     for name, state in content.get("callbacks", {}).items():
         if not str(name).startswith("ModelCheckpoint") or not isinstance(state, dict) or not state.get("monitor"):
             continue
@@ -344,9 +367,9 @@ def _best(newest: Path, content: dict[str, Any], root: Path) -> Path:
                 files.append(file)
             else:
                 say(f"note: ckpt_path='best': {path!r} is passed over: there is no such file below {str(root)!r}")
-        best, _ = _first_good(files, "ckpt_path='best'")
+        best, held = _first_good(files, "ckpt_path='best'")
         if best is not None:
-            return best
+            return best, held
         if wanted:
             raise UserError(
                 f"ckpt_path='best': of the run of {str(newest)!r} no checkpoint with a {state['monitor']} can be read: "

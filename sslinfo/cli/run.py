@@ -20,7 +20,15 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from sslinfo import __version__
 from sslinfo.callbacks import InformationMonitor, KNNProbe, LinearProbe
 from sslinfo.callbacks.prediction_writer import PredictionWriter
-from sslinfo.cli.arguments import CONFIG, RUNS, ActionRecipe, recipe_name, values_of, with_checkpoint
+from sslinfo.cli.arguments import (
+    CONFIG,
+    RUNS,
+    ActionRecipe,
+    folders_of_files,
+    recipe_name,
+    values_of,
+    with_checkpoint,
+)
 from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences
 from sslinfo.cli.errors import explain
 from sslinfo.cli.results import results_table
@@ -47,7 +55,7 @@ def _ours_among(known: re.Match[str]) -> str:
     return "sslinfo's: " + ", ".join(ours) if ours and len(names) <= 200 else "any class by its dotted path"
 
 
-class Parser(DataParser):
+class Parser(LightningArgumentParser):
     """Says what is wrong with the command line in a few lines, with a suggestion."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -57,6 +65,10 @@ class Parser(DataParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise UserError(explain(message)) from ex
+
+
+class CheckpointParser(Parser, DataParser):
+    """That of a command whose values come from a checkpoint too."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -230,7 +242,7 @@ def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
         trainer_defaults={"default_root_dir": RUNS},
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
-        parser_class=Parser,
+        parser_class=Parser if stored is None or folders_of_files(given) else CheckpointParser,
         parser_kwargs={"prog": "sslinfo"},
         args=args,
         stored=stored,

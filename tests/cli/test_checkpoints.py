@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 
 from sslinfo.cli import main
 from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences, resolve_checkpoint
-from sslinfo.cli.run import Parser
+from sslinfo.cli.run import CheckpointParser
 from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
 from sslinfo.objectives import (
@@ -50,6 +50,7 @@ def write(path: str | Path = "x.ckpt", **parts: Any) -> Path:
     data = TwoViewDataModule("digits", batch_size=64)
     checkpoint = {
         "state_dict": model.state_dict(),
+        "pytorch-lightning_version": version,
         "hyper_parameters": {**model.hparams, **parts.pop("model", {})},
         "datamodule_hyper_parameters": {**data.hparams, **parts.pop("data", {})},
         **parts,
@@ -182,7 +183,7 @@ def with_text(value: Any, place: tuple[Any, ...], text: str) -> Any:
     return changed
 
 
-class Brief(Parser):
+class Brief(CheckpointParser):
     """A parser that looks for no suggestion where a value is wrong."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
@@ -237,14 +238,14 @@ def test_no_text_is_a_file_or_a_class(evil: list[str], kind: type[JointEmbedding
     ],
 )
 def test_the_whole_command_takes_no_text_for_a_file(evil: list[str], changed: dict[str, Any]) -> None:
-    path = write(callbacks={}, **{"pytorch-lightning_version": version}, **changed)
+    path = write(callbacks={}, **changed)
     with pytest.raises(ValueError, match="not sslinfo's|neither conv4|unknown name ' ent|no preset ' ent"):
         main(["validate", "--ckpt_path", str(path), "--trainer.accelerator", "cpu"])
 
 
 def test_a_folder_s_files_do_not_stand_in_for_names(evil: list[str]) -> None:
     """Files called digits and conv4 lie in the working folder."""
-    path = str(write(callbacks={}, **{"pytorch-lightning_version": version}))
+    path = str(write(callbacks={}))
     quiet = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.fast_dev_run", "true"]
     with pytest.raises(UserError, match="in_channels=3, but the images have 1"):
         main(["validate", "--ckpt_path", path, *quiet])
