@@ -310,6 +310,15 @@ def test_differences_are_named_by_option() -> None:
     ]
 
 
+def test_a_seed_that_is_left_to_the_run_is_the_run_s() -> None:
+    def config(seed: int | None, run: int = 0) -> dict[str, Any]:
+        return {"model": {}, "data": {"class_path": "D", "init_args": {"seed": seed}}, "seed_everything": run}
+
+    stored = StoredConfig(config(4))
+    assert differences(stored, config(None, run=4)) == []
+    assert differences(stored, config(None, run=5)) == ["data.seed is 5 as you say; the checkpoint was trained with 4"]
+
+
 def config_of(model: str, half: str | None = None) -> dict[str, Any]:
     entropy = None if half is None else {"class_path": half, "init_args": {}}
     return {"model": {"class_path": model, "init_args": {"entropy": entropy}}, "data": {}}
