@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 import inspect
-import io
 import sys
 from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any
-
-import torch
+from typing import Any
 
 from sslinfo.lightning_compat import replace_hyperparameters
 
@@ -38,45 +32,6 @@ def public_path(kind: type) -> str:
             if getattr(sys.modules.get(package), name, None) is kind:
                 return f"{package}.{name}"
     return f"{module}.{name}"
-
-
-def current_paths(value: Any) -> Any:
-    """A configuration in which classes of ours have their public paths, whatever file they stood in when it was made.
-
-    >>> current_paths({"class_path": "sslinfo.data.view.View", "init_args": {"flip": 0.5}})
-    {'class_path': 'sslinfo.data.View', 'init_args': {'flip': 0.5}}
-    """
-    if isinstance(value, Mapping):
-        return {name: current_paths(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [current_paths(entry) for entry in value]
-    parts = value.split(".") if isinstance(value, str) else []
-    if len(parts) < 4 or parts[0] != "sslinfo" or not all(part.isidentifier() for part in parts):
-        return value
-    room, name = ".".join(parts[:2]), parts[-1]
-    if importlib.util.find_spec(room) is None:
-        return value
-    return f"{room}.{name}" if isinstance(getattr(importlib.import_module(room), name, None), type) else value
-
-
-def with_current_paths(checkpoint: str | Path | IO[bytes]) -> str | Path | IO[bytes]:
-    """A checkpoint whose hyper-parameters name classes of ours by their public paths: itself where they do.
-
-    It is read weights-only.
-    """
-    if not isinstance(checkpoint, str | Path) or not Path(checkpoint).is_file():
-        return checkpoint  # an address, or something open: as it is
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception:
-        return checkpoint  # what is wrong with it is for Lightning to say
-    changed = {name: current_paths(content[name]) for name in HYPERPARAMETERS if name in content}
-    if all(content[name] == value for name, value in changed.items()):
-        return checkpoint
-    buffer = io.BytesIO()
-    torch.save({**content, **changed}, buffer)
-    buffer.seek(0)
-    return buffer
 
 
 def init_arguments(obj: Any) -> dict[str, Any]:
@@ -112,7 +67,7 @@ def to_plain(value: Any) -> Any:
 def plain_hyperparameters(module: Any) -> list[str]:
     """Replace what ``save_hyperparameters`` collected by plain values; leave out what has none (a network, a data set).
 
-    The class is noted too, in the form that ``load_from_checkpoint`` rebuilds from.
+    The class is noted too.
 
     Returns:
         The names of the arguments left out.

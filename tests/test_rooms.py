@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "sslinfo"
 # From the ground up. A file at the root of the package is a room of its own.
 FLOORS = (
     "errors",
+    "torch_files",
     "precision",
     "distributed",
     "recipes",
@@ -20,6 +21,7 @@ FLOORS = (
     "lightning_compat",
     "outputs",
     "hyperparameters",
+    "stored",
     "optim",
     "models",
     "data",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ class PredictionWriter(Callback):
     Rank 0 writes the rows of all ranks, in the order of index.
 
     Args:
-        path: file to write; an existing one is replaced.
+        path: file to write, by exactly this name; an existing one is replaced when the new one is whole.
 
     Raises:
-        UserError: in ``predict``, without a data module that names its ``predict_splits``.
+        UserError: the path is a folder's; in ``predict``, without a data module that names its ``predict_splits``, or
+            where the file cannot be written.
 
     >>> PredictionWriter("representations.npz").path.suffix
     '.npz'
@@ -32,6 +34,11 @@ class PredictionWriter(Callback):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if self.path.is_dir() or str(path).endswith(os.sep):
+            inside = self.path / "representations.npz"
+            raise UserError(f"output={str(path)!r} is a folder: give a file, such as {inside}")
+        if self.path.exists() and not self.path.is_file():
+            raise UserError(f"output={str(path)!r} is no ordinary file: give another name")
         self.splits: tuple[str, ...] = ()
         self.rows: dict[str, list[np.ndarray]] = {}
 
@@ -72,11 +79,27 @@ class PredictionWriter(Callback):
             if f"{split}_index" in arrays:
                 order = arrays[f"{split}_index"].argsort(kind="stable")
                 arrays.update({n: a[order] for n, a in arrays.items() if n.startswith(f"{split}_")})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(self.path, **arrays)  # type: ignore[arg-type]
+        self._write(arrays)
         shapes = ", ".join(
             f"{split} {arrays[f'{split}_representation'].shape}"
             for split in self.splits
             if f"{split}_representation" in arrays
         )
         print(f"wrote {self.path}: {shapes}")
+
+    def _write(self, arrays: dict[str, np.ndarray]) -> None:
+        """Write the file beside its place and move it there, so that a full disk leaves the old one or none."""
+        whole = self.path.resolve()  # where a link points to
+        unfinished = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
+        try:
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:  # numpy would add .npz to a name
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            unfinished.replace(whole)
+        except OSError as error:
+            raise UserError(
+                f"output={str(self.path)!r} cannot be written ({error.strerror or error}), and is as it was: free the "
+                "disk or give another --output"
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)

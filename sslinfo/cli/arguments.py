@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 
-from sslinfo.cli.checkpoints import StoredConfig, resolve_checkpoint
+from sslinfo.cli.checkpoints import StoredConfig, check_usable, find_checkpoint
 from sslinfo.errors import UserError
 from sslinfo.recipes import Recipe, to_text
 
@@ -57,11 +57,16 @@ def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None
     given = values_of(args, "--ckpt_path")
     if args[:1] not in [[name] for name in SUBCOMMANDS] or not given:
         return args, None
-    path = resolve_checkpoint(given[-1], [RUNS, *values_of(args, "--trainer.default_root_dir")][-1])
+    named = _named(args)
+    path, content = find_checkpoint(given[-1], [RUNS, *values_of(args, "--trainer.default_root_dir")][-1])
     resolved = [*args, "--ckpt_path", path]  # the last one counts
-    if not Path(path).is_file():
+    if content is None:
         return resolved, None
-    stored = StoredConfig.read(path, named=_named(args))
+    check_usable(content, path, resumes=args[0] == "fit")
+    says_model = values_of(args, *CONFIG) or any(word.startswith("--model") for word in args)
+    if not says_model and "_class_path" not in content.get("hyper_parameters", {}):
+        raise UserError(f"ckpt_path={path!r} does not say which model it is of: give that, -c RECIPE or --model CLASS")
+    stored = StoredConfig.of(content, path, named, folders_of_files(args))
     for name in stored.left_out:
         if not values_of(args, *CONFIG) and not values_of(args, f"--{name}"):
             raise UserError(
@@ -80,6 +85,17 @@ def _named(args: Sequence[str]) -> set[str]:
     """Every class that the user names, on the command line or in a recipe given there."""
     names = {word.split("=", 1)[-1] for word in args}
     return names.union(*(_strings(Recipe.read(recipe).settings) for recipe in values_of(args, *CONFIG)))
+
+
+def folders_of_files(args: Sequence[str]) -> set[Path]:
+    """Folders of the configurations that a recipe or the command line names in place of an option's value."""
+    recipes = [Recipe.read(recipe) for recipe in values_of(args, *CONFIG)]
+    words = [(Path(), {word.split("=", 1)[-1] for word in args if word not in values_of(args, *CONFIG)})]
+    return {
+        folder
+        for folder, names in [*words, *((recipe.folder, _strings(recipe.settings)) for recipe in recipes)]
+        if any(name.endswith((".yaml", ".yml", ".json")) and (folder / name).is_file() for name in names)
+    }
 
 
 def _strings(value: Any) -> set[str]:

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,18 +16,26 @@ from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_only
 
 from sslinfo import __version__
 from sslinfo.callbacks import InformationMonitor, KNNProbe, LinearProbe, RankWatch, StopOnSignal
 from sslinfo.callbacks.prediction_writer import PredictionWriter
-from sslinfo.cli.arguments import CONFIG, RUNS, ActionRecipe, recipe_name, with_checkpoint
+from sslinfo.cli.arguments import (
+    CONFIG,
+    RUNS,
+    ActionRecipe,
+    folders_of_files,
+    recipe_name,
+    values_of,
+    with_checkpoint,
+)
 from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences
 from sslinfo.cli.errors import explain
 from sslinfo.cli.results import results_table
+from sslinfo.cli.words import say
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
-from sslinfo.lightning_compat import CommandLine, is_dry_run
+from sslinfo.lightning_compat import CommandLine, DataParser, is_dry_run
 from sslinfo.objectives import JointEmbedding
 
 
@@ -56,6 +65,10 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise UserError(explain(message)) from ex
+
+
+class CheckpointParser(Parser, DataParser):
+    """That of a command whose values come from a checkpoint too."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -110,6 +123,9 @@ class Cli(CommandLine):
     def before_instantiate_classes(self) -> None:
         self._keep_last_of_each_callback()
         self._name_run()
+        if self._options().get("weights_only") is False:
+            raise UserError("weights_only=False: sslinfo reads checkpoints as data alone: leave it out")
+        self._look_for_weights()
         if self.stored is not None:
             plain = self.plain_options()
             if self.subcommand == "fit":
@@ -117,6 +133,18 @@ class Cli(CommandLine):
                 return
             for line in differences(self.stored, plain):
                 say(f"note: {line}")
+
+    def _look_for_weights(self) -> None:
+        """Random weights are looked at only where that is said."""
+        options = self._options()
+        model = options["model"]
+        named = isinstance(model, Namespace) and isinstance(model.get("init_args.backbone"), str)
+        if self.subcommand == "fit" or not named or options["ckpt_path"] or model.get("init_args.weights"):
+            return  # a backbone of the user's own may bring its weights
+        way = "a checkpoint with --ckpt_path last (or its path), or weights with --model.weights FILE"
+        if self.subcommand != "validate":
+            raise UserError(f"{self.subcommand} of a network that was never trained: give {way}")
+        say(f"note: this network was never trained, its weights are random: give {way}")
 
     def _keep_last_of_each_callback(self) -> None:
         """Of one of our callbacks that a recipe, an overlay and the command line name, the last word counts."""
@@ -175,6 +203,9 @@ class Cli(CommandLine):
             callbacks.append(PredictionWriter(self._options()["output"]))
         return trainer
 
+    def fit(self, **kwargs: Any) -> None:
+        self.trainer.fit(**{**kwargs, "weights_only": True})
+
     def validate(self, **kwargs: Any) -> None:
         self._evaluate(self.trainer.validate, **kwargs)
 
@@ -183,12 +214,12 @@ class Cli(CommandLine):
 
     def _evaluate(self, run: Callable[..., Any], verbose: bool = True, **kwargs: Any) -> None:
         """Lightning's table cuts long names at half of the terminal's width."""
-        results = run(verbose=False, **kwargs)
+        results = run(**{**kwargs, "verbose": False, "weights_only": True})
         if verbose and results and results[0]:
             say(results_table(results[0]))
 
     def predict(self, **kwargs: Any) -> None:
-        self.trainer.predict(return_predictions=False, **{k: v for k, v in kwargs.items() if k != "return_predictions"})
+        self.trainer.predict(**{**kwargs, "return_predictions": False, "weights_only": True})
 
 
 def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
@@ -205,6 +236,7 @@ def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
     args, stored = with_checkpoint(given)
     return _run(
         cli,
+        bool(values_of(given, *CONFIG)) or any(word.startswith("--model") for word in given),
         JointEmbedding,
         TwoViewDataModule,
         subclass_mode_model=True,
@@ -214,7 +246,7 @@ def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
         trainer_defaults={"default_root_dir": RUNS},
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
-        parser_class=Parser,
+        parser_class=Parser if stored is None or folders_of_files(given) else CheckpointParser,
         parser_kwargs={"prog": "sslinfo"},
         args=args,
         stored=stored,
@@ -222,17 +254,28 @@ def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
     )
 
 
-def _run(cli: type[Cli], *args: Any, **kwargs: Any) -> Cli:
+def _run(cli: type[Cli], model_given: bool, *args: Any, stored: StoredConfig | None, **kwargs: Any) -> Cli:
     """The command line, with the faults that Lightning finds late in the words of the command line."""
     try:
-        return cli(*args, **kwargs)
-    except RuntimeError as error:
-        text, stored = str(error), kwargs["stored"]
-        if "loading state_dict" in text and stored is not None:
+        return cli(*args, stored=stored, **kwargs)
+    except UserError as error:
+        if stored is not None and not model_given and str(error).startswith('Parser key "config"'):
+            raise UserError(f"ckpt_path={stored.path!r}: {str(error).partition(': ')[2]}") from error
+        raise
+    except Exception as error:
+        text = str(error)
+        if stored is not None and "loading state_dict" in text:
             first = text.partition("\n")[2].strip().partition("\n")[0]
+            way = (
+                "of this command line: leave out --model and its options, and the recipe"
+                if model_given
+                else "that it describes: it was changed, or is of another version of its backbone"
+            )
+            raise UserError(f"the checkpoint {stored.path!r} does not fit the model {way}\n{first}") from error
+        if stored is not None and _restoring(error):
             raise UserError(
-                f"the checkpoint {stored.path!r} does not fit the model of this command line: leave out --model and "
-                f"its options\n{first}"
+                f"the checkpoint {stored.path!r} is no whole checkpoint of this training: restoring it ends in "
+                f"{type(error).__name__}: {text}"
             ) from error
         if twice := re.search(r"more than one stateful callback of type `(\w+)`", text):
             raise UserError(
@@ -242,6 +285,7 @@ def _run(cli: type[Cli], *args: Any, **kwargs: Any) -> Cli:
         raise
 
 
-def say(message: str) -> None:
-    """Print a line, on one process of several."""
-    rank_zero_only(print)(message, flush=True)
+def _restoring(error: Exception) -> bool:
+    """Whether it was raised while Lightning gave a checkpoint's parts back to those who had written them."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return any(file.endswith("checkpoint_connector.py") for file in files)

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sslinfo.cli.errors import explain
-from sslinfo.cli.run import Cli, main, say
+from sslinfo.cli.run import Cli, main
 from sslinfo.cli.sweep_folder import Row, check_folder, new_folder, read, settings, write
 from sslinfo.cli.sweep_options import (
     HALF,
@@ -42,6 +42,7 @@ from sslinfo.cli.sweep_options import (
     shown,
 )
 from sslinfo.cli.sweep_report import report
+from sslinfo.cli.words import say
 from sslinfo.distributed import world_size
 from sslinfo.errors import UserError
 

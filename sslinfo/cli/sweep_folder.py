@@ -35,7 +35,9 @@ def new_folder(out: Path, base: dict[str, Any], keys: Iterable[str]) -> None:
         keys: the options that name a run.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / _SETTINGS).write_text(yaml.safe_dump({**_shared(base, keys), "sweep": list(keys)}))
+    new = (out / _SETTINGS).with_suffix(".new")
+    new.write_text(yaml.safe_dump({**_shared(base, keys), "sweep": list(keys)}))
+    new.replace(out / _SETTINGS)
 
 
 def check_folder(out: Path, base: dict[str, Any], keys: Iterable[str], row: Row) -> None:
@@ -53,7 +55,14 @@ def check_folder(out: Path, base: dict[str, Any], keys: Iterable[str], row: Row)
     file = out / _SETTINGS
     if not file.is_file():
         return
-    before = yaml.safe_load(file.read_text())
+    try:
+        before = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        before = None
+    if not isinstance(before, dict):
+        raise UserError(
+            f"{str(file)!r} does not hold the settings of a sweep: choose another --out, or remove the folder"
+        )
     # A file that does not say what was swept is of an entropy half's options, which name the columns.
     swept = before.pop("sweep", [f"{HALF}.{name}" for name in list(row)[1 : list(row).index("seed")]])
     if swept != list(keys):
@@ -90,15 +99,25 @@ def write(file: Path, rows: Sequence[Row], first: Sequence[str], last: Sequence[
 
 
 def read(file: Path) -> dict[str, Row]:
-    """Rows by the name of the run; without the file there are none."""
+    """Rows by the name of the run; without the file there are none.
+
+    Raises:
+        UserError: it is no table of runs.
+    """
     if not file.is_file():
         return {}
-    with file.open(newline="") as lines:
-        rows = [
-            {name: _typed(name, text) for name, text in row.items() if text or name == "error"}
-            for row in csv.DictReader(lines)
-        ]
-    return {row["run"]: row for row in rows}
+    try:
+        with file.open(newline="") as lines:
+            rows = [
+                {name: _typed(name, text) for name, text in row.items() if text or name == "error"}
+                for row in csv.DictReader(lines, strict=True)
+            ]
+        return {row["run"]: {**row, "error": row["error"] or ""} for row in rows}
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{str(file)!r} is no table of a sweep ({reason}): choose another --out, or remove it"
+        ) from error
 
 
 def _typed(name: str, text: str) -> Any:

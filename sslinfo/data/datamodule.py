@@ -22,8 +22,9 @@ from sslinfo.data.stores import ImageStore, OnBadImage
 from sslinfo.data.views import Preset, View, ViewPipeline, views_preset
 from sslinfo.distributed import world_size
 from sslinfo.errors import UserError
-from sslinfo.hyperparameters import plain_hyperparameters, with_current_paths
+from sslinfo.hyperparameters import HYPERPARAMETERS, plain_hyperparameters
 from sslinfo.lightning_compat import batch_in_work, no_batch_yet
+from sslinfo.stored import load_parts
 
 Split = Literal["train", "val", "test"]
 
@@ -75,7 +76,7 @@ class TwoViewDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: Dataset | str = "digits",
+        dataset: str | Dataset = "digits",
         root: str = "data",
         batch_size: int = 256,
         views: str | list[View] | None = None,
@@ -229,9 +230,31 @@ class TwoViewDataModule(LightningDataModule):
     # Checkpoints
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """The data module of a checkpoint, as Lightning rebuilds it, also from a file of an earlier version."""
-        return super().load_from_checkpoint(with_current_paths(checkpoint_path), *args, **kwargs)
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The data module of a checkpoint, also of an earlier version.
+
+        The file is read as data, whatever ``weights_only`` says. ``kwargs`` take the place of stored arguments.
+
+        Raises:
+            UserError: the file cannot be read, or it names a class or function that is not sslinfo's, such as a data
+                set of your own: pass that.
+        """
+        kind, arguments, bare = load_parts(checkpoint_path, HYPERPARAMETERS[1], cls, kwargs, hparams_file)
+        dataset = arguments.get("dataset")
+        if "dataset" not in kwargs and isinstance(dataset, str) and is_class_path(dataset):
+            raise UserError(
+                f"the checkpoint's dataset is the class {dataset}: if you trust it, pass it, "
+                f"load_from_checkpoint(..., dataset={dataset!r})"
+            )
+        load = super(TwoViewDataModule, kind).load_from_checkpoint
+        return load(bare, map_location, None, True, **arguments)
 
     def state_dict(self) -> dict[str, int]:
         """The place in training: that of the last batch trained on, since the loader may have handed out later ones."""

@@ -27,7 +27,15 @@ PRIVATE: tuple[tuple[type, str], ...] = (
     (LightningCLI, "_parser"),
     (HyperparametersMixin, "_set_hparams"),
     (_ChildProcessObserver, "_terminate_all"),
+    (LightningArgumentParser, "_add_signature_parameter"),
 )
+
+
+class DataParser(LightningArgumentParser):
+    """Takes a value for what it says: jsonargparse takes text for a file with the value in it where there is one."""
+
+    def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._add_signature_parameter(*args, **{**kwargs, "sub_configs": False})
 
 
 class CommandLine(LightningCLI):

@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from sslinfo.errors import UserError
+from sslinfo.torch_files import UnreadableError, read_torch_file
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -71,10 +72,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint: plain values and tensors, unless ``weights_only`` is False."""
-        if Path(path).is_file():
-            _remove_left_ones(Path(path).parent)  # the training that goes on from here writes elsewhere
-        return super().load_checkpoint(path, map_location, weights_only is not False)
+        """Read a checkpoint as data, on the CPU; as Lightning does where ``weights_only`` is False, or at an address.
+
+        Raises:
+            UserError: it is missing, damaged, or would run code.
+        """
+        if weights_only is False or "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only is not False)
+        try:
+            content: dict[str, Any] = read_torch_file(path, mapped=False)
+        except UnreadableError as error:
+            raise UserError(f"{path} cannot be read as a checkpoint: {error}") from error
+        _remove_left_ones(Path(path).parent)  # the training that goes on from here writes elsewhere
+        return content
 
 
 def write_atomically(trainer: Trainer) -> None:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from sslinfo.errors import UserError
+from sslinfo.stored import not_finite
+from sslinfo.torch_files import read_torch_file
+
+# What torch.compile, activation checkpointing and FSDP put into names.
+_WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.)")
+_AVERAGE = re.compile("ema|momentum|target|teacher|encoder_k|key|average|shadow")
 
 
 class Conv4(nn.Module):
@@ -103,8 +113,9 @@ def _cifar_stem(model: nn.Module, name: str, in_channels: int, padding: int) -> 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load weights of a backbone from a local file.
 
-    A classifier's head in the file is left out; a Lightning checkpoint's ``backbone.`` part is found. Torch files are
-    read weights-only, so that a file cannot run code.
+    The network's names are looked for behind any beginning that they have in common, such as ``state_dict.module.`` or
+    ``backbone.``; names that it does not have, of a classifier's head or a second network, are left out. Both are said.
+    Torch files are read weights-only, so that a file cannot run code.
 
     Raises:
         UserError: the file is missing, unreadable or does not fit the network.
@@ -112,31 +123,80 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights={str(path)!r} is not a file: check the path")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"weights={str(path)!r} cannot be read as weights: {error}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict):
-        raise UserError(f"weights={str(path)!r} cannot be read as weights: it holds a {type(state).__name__}")
-    state = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    prefix = "backbone."
-    if any(key.startswith(prefix) for key in state):
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    content = _read(path)
+    if not isinstance(content, dict):
+        raise UserError(f"weights={str(path)!r} cannot be read as weights: it holds a {type(content).__name__}")
+    state, wrappers = _unwrapped(_tensors(content))
     own = model.state_dict()
-    missing = sorted(set(own) - set(state))
-    wrong = sorted(key for key in own if key in state and own[key].shape != state[key].shape)
+    beginning, others = _beginning(own, state)
+    named = {name.removeprefix(beginning): tensor for name, tensor in state.items() if name.startswith(beginning)}
+    missing = sorted(set(own) - set(named))
+    wrong = sorted(name for name in own if name in named and own[name].shape != named[name].shape)
     if missing or wrong:
         raise UserError(
             f"weights={str(path)!r} do not fit: {len(missing)} missing ({', '.join(missing[:3])}), "
             f"{len(wrong)} of another shape ({', '.join(wrong[:3])}), and the file holds {', '.join(list(state)[:3])}, "
             "...: check backbone, stem, in_channels and options"
         )
-    model.load_state_dict({key: state[key] for key in own})
+    if names := not_finite({name: named[name] for name in own}):
+        raise UserError(f"weights={str(path)!r} holds NaN or infinity ({names[0]}): take those of another training")
+    model.load_state_dict({name: named[name] for name in own})
+    left_out = [name for name in named if name not in own]
+    parts = [
+        f"{' and '.join([*wrappers, beginning] if beginning else wrappers)} is taken off the names"
+        if wrappers or beginning
+        else "",
+        f"what begins with {' or '.join(others)} would fit too" if others else "",
+        f"{len(left_out)} that the network does not have are left out ({', '.join(left_out[:3])})" if left_out else "",
+    ]
+    if said := "; ".join(part for part in parts if part):
+        rank_zero_only(print)(f"note: weights={str(path)!r}: {said}", flush=True)
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return read_torch_file(path)
+    except Exception as error:
+        raise UserError(f"weights={str(path)!r} cannot be read as weights: {error}") from error
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    """All tensors of a file by their dotted names."""
+    found: dict[str, Tensor] = {}
+
+    def look(value: Any, name: str, depth: int) -> None:
+        if torch.is_tensor(value):
+            found[name] = value
+        elif isinstance(value, dict) and depth < 8:
+            for key, entry in value.items():
+                look(entry, f"{name}.{key}" if name else str(key), depth + 1)
+
+    look(content, "", 0)
+    return found
+
+
+def _unwrapped(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by the names that they had before modules were compiled or wrapped, and what was taken out."""
+    plain = {_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    return plain, sorted({word for name in state for word in _WRAPPERS.findall(name)})
+
+
+def _beginning(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> tuple[str, list[str]]:
+    """What stands before the network's names in a file, and what else could be taken for it.
+
+    Of two networks in a file it is the one that was trained, not its average; then the one with the shorter beginning.
+    """
+    fits: Counter[str] = Counter()
+    for name, tensor in state.items():
+        parts = name.split(".")
+        for place in range(len(parts)):
+            end = ".".join(parts[place:])
+            if end in own:
+                # A name of another shape still says where the network is, if nothing fits better.
+                fits[name.removesuffix(end)] += 1000 if tensor.shape == own[end].shape else 1
+    order = sorted(fits, key=lambda beginning: (-fits[beginning], bool(_AVERAGE.search(beginning)), len(beginning)))
+    return (order or [""])[0], [other for other in order[1:] if fits[other] == fits[order[0]]]

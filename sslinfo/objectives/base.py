@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
-from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters, with_current_paths
+from sslinfo.hyperparameters import HYPERPARAMETERS, LEFT_OUT_KEY, plain_hyperparameters
 from sslinfo.information import UndefinedEstimate
 from sslinfo.lightning_compat import (
     datamodule_of,
@@ -34,6 +34,7 @@ from sslinfo.objectives.resumed import TRAINING_KEY, Resumed, size_of
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.outputs import OUTPUTS, StepOutputs
 from sslinfo.precision import full_precision
+from sslinfo.stored import load_parts
 
 
 def view_names(role: str, views: int) -> list[str]:
@@ -359,9 +360,26 @@ class JointEmbedding(LightningModule):
         torch.manual_seed(mixed % 2**63)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """The objective of a checkpoint, as Lightning rebuilds it, also from a file of an earlier version."""
-        return super().load_from_checkpoint(with_current_paths(checkpoint_path), *args, **kwargs)
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The objective of a checkpoint, also of an earlier version.
+
+        The file is read as data, whatever ``weights_only`` says: a class that it names is made only if it is sslinfo's
+        or an entropy half or objective that the program has imported. ``kwargs`` take the place of stored arguments.
+
+        Raises:
+            UserError: the file cannot be read, or names another class.
+        """
+        kind, arguments, bare = load_parts(checkpoint_path, HYPERPARAMETERS[0], cls, kwargs, hparams_file)
+        load = super(JointEmbedding, kind).load_from_checkpoint
+        return load(bare, map_location, None, strict, True, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["sslinfo_seed"] = self.seed

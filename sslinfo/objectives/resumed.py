@@ -20,9 +20,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from sslinfo.errors import UserError
-from sslinfo.hyperparameters import HYPERPARAMETERS, current_paths, to_plain
+from sslinfo.hyperparameters import HYPERPARAMETERS, to_plain
 from sslinfo.lightning_compat import datamodule_of, is_dry_run
 from sslinfo.optim import OptimizerConfig, Schedule, build_optimizer, build_scheduler
+from sslinfo.stored import current_paths
 
 TRAINING_KEY = "sslinfo_training"  # where a checkpoint says what its Trainer and its data made of a step and an epoch
 # Options of the Trainer that change a training.

@@ -148,3 +148,55 @@ def test_file_is_replaced(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     predict(str(path))
     check(path)
+
+
+def writer(path: str) -> PredictionWriter:
+    """One whose rows are gathered."""
+    callback = PredictionWriter(path)
+    callback.splits = ("train",)
+    callback.rows = {
+        "train_representation": [np.eye(2)],
+        "train_label": [np.array([1, 0])],
+        "train_index": [np.array([1, 0])],
+    }
+    return callback
+
+
+class OneProcess:
+    is_global_zero = True
+
+
+def test_the_file_has_exactly_the_name_that_is_said(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("link.npz").symlink_to("where.npz")
+    for path in ("features", "a.b/features.dat", "link.npz"):
+        writer(path).on_predict_end(OneProcess(), None)  # type: ignore[arg-type]
+        assert capsys.readouterr().out == f"wrote {path}: train (2, 2)\n"
+        with np.load(path) as found:
+            assert found["train_index"].tolist() == [0, 1]
+    assert Path("link.npz").is_symlink()
+    assert {str(file) for file in Path().rglob("*") if file.is_file()} == {
+        *("features", "a.b/features.dat", "link.npz", "where.npz")
+    }
+
+
+def test_a_folder_and_a_device_are_refused_before_anything_is_computed(in_tmp: Path) -> None:
+    Path("out").mkdir()
+    for path in ("out", "out/", "new/"):
+        with pytest.raises(UserError, match=r"is a folder: give a file, such as (out|new)/representations\.npz"):
+            PredictionWriter(path)
+    with pytest.raises(UserError, match="is no ordinary file"):
+        PredictionWriter("/dev/full")
+
+
+def test_a_full_disk_leaves_what_was_there(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(file: Any, **arrays: Any) -> None:
+        file.write(b"the beginning")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fill)
+    Path("old.npz").write_text("old")
+    for path in ("old.npz", "new.npz"):
+        with pytest.raises(UserError, match=rf"output='{path}' cannot be written \(No space left on device\)"):
+            writer(path).on_predict_end(OneProcess(), None)  # type: ignore[arg-type]
+    assert [file.name for file in Path().iterdir()] == ["old.npz"]
+    assert Path("old.npz").read_text() == "old"

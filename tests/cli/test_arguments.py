@@ -12,7 +12,7 @@ import torch
 import yaml
 from test_checkpoints import write
 
-from sslinfo.cli import Cli, checkpoints, main
+from sslinfo.cli import Cli, main
 from sslinfo.cli.arguments import recipe_name, values_of, with_checkpoint
 from sslinfo.errors import UserError
 from sslinfo.objectives import LogDet, PairDist
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_read_once_and_leaves_no_file(in_tmp: Path, monkeypatch:
     write("elsewhere/a.ckpt")
     read: list[str] = []
     load = torch.load
-    monkeypatch.setattr(checkpoints.torch, "load", lambda path, **options: read.append(path) or load(path, **options))
+    monkeypatch.setattr(torch, "load", lambda path, **options: read.append(str(path)) or load(path, **options))
     monkeypatch.setattr(tempfile, "tempdir", str(in_tmp / "none"))  # where a temporary file would fail
     with_checkpoint(["validate", "--ckpt_path", "last", "--trainer.default_root_dir=elsewhere"])
     assert read == [str(Path("elsewhere/a.ckpt"))]
@@ -144,6 +144,14 @@ def test_paths_in_a_recipe_start_from_its_folder(in_tmp: Path) -> None:
     Path("mine/a.yaml").write_text(RECIPE.replace("  init_args:\n", "  init_args:\n    entropy: half.yaml\n", 1))
     assert main(["fit", "-c", "mine/a.yaml", *DRY]).model.entropy.beta == 7
     assert Path.cwd() == in_tmp
+    # A checkpoint beside it names none of the files that lie there.
+    path = str(write(model={"backbone": "./half.yaml"}))
+    assert with_checkpoint(["validate", "--ckpt_path", path])[1] is not None
+    with pytest.raises(UserError, match=r"the checkpoint's model uses \./half\.yaml"):
+        with_checkpoint(["validate", "--ckpt_path", path, "-c", "mine/a.yaml"])
+    path = str(write(model={"in_channels": 1}, callbacks={}))
+    with pytest.raises(UserError, match=r"\(?leave out --model"):  # its weights are of 3 channels
+        main(["validate", "--ckpt_path", path, "-c", "mine/a.yaml", *DRY])
 
 
 def test_an_unknown_recipe(in_tmp: Path) -> None:

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning import __version__ as version
+from lightning.pytorch import Callback, Trainer
 from torch.utils.data import TensorDataset
 
 from sslinfo.cli import main
 from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences, resolve_checkpoint
-from sslinfo.data import TwoViewDataModule
+from sslinfo.cli.run import CheckpointParser
+from sslinfo.data import TwoViewDataModule, View
 from sslinfo.errors import UserError
-from sslinfo.objectives import LogDet, VICReg
+from sslinfo.objectives import (
+    BYOL,
+    WMSE,
+    BarlowTwins,
+    JointEmbedding,
+    LogDet,
+    MoCo,
+    SimCLR,
+    SimSiam,
+    SwAV,
+    VICReg,
+)
+from sslinfo.optim import OptimizerConfig
+from sslinfo.recipes import to_text
 
 
 class Opened:
@@ -31,6 +50,7 @@ def write(path: str | Path = "x.ckpt", **parts: Any) -> Path:
     data = TwoViewDataModule("digits", batch_size=64)
     checkpoint = {
         "state_dict": model.state_dict(),
+        "pytorch-lightning_version": version,
         "hyper_parameters": {**model.hparams, **parts.pop("model", {})},
         "datamodule_hyper_parameters": {**data.hparams, **parts.pop("data", {})},
         **parts,
@@ -92,6 +112,143 @@ def test_file_of_a_configuration_is_refused(in_tmp: Path) -> None:
     Path("half.yaml").write_text("class_path: subprocess.Popen\n")
     with pytest.raises(UserError, match=r"--model\.entropy half\.yaml"):
         StoredConfig.read(write(model={"entropy": "half.yaml"}), set())
+
+
+OBJECTIVES = [VICReg, SimCLR, BarlowTwins, BYOL, SimSiam, MoCo, SwAV, WMSE]
+CALLBACKS = [
+    {"class_path": "sslinfo.callbacks.InformationMonitor", "init_args": {"every_n_steps": 5, "modules": ["backbone"]}},
+    {"class_path": "sslinfo.callbacks.LinearProbe", "init_args": {"lr": 0.1}},
+]
+# A list that stands for 9^12 others.
+BOMB = "a: &a [x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghijklm")
+)
+HOSTILE = [
+    *("ent.yaml", " ent.yaml", "ent.yaml ", "\tent.yaml", "\nent.yaml", "./ent.yaml", "'ent.yaml'", "digits", "conv4"),
+    *("file://{cwd}/ent.yaml", "{cwd}/ent.yaml", "http://localhost/ent.yaml", "-", "--config ent.yaml"),
+    *("evil.Half", " evil.Half", "evil.Data", "evil.function", "evil_net.a1_in1k", "os.system", "builtins.eval"),
+    *("sslinfo.data.datamodule.os.system", "sslinfo.objectives.base.torch", "sslinfo.cli.main", "Popen", "FakeData"),
+    *("{class_path: evil.Half}", "class_path: evil.Half", "[evil.Half]", '[{"class_path": "evil.Half"}]', BOMB),
+    *("!!python/object/apply:os.mkdir [imported]", "!!python/name:evil.Half", "", "null", "\x00", "\ud800"),
+]
+
+
+@pytest.fixture
+def evil(in_tmp: Path) -> Iterator[list[str]]:
+    """Modules in the working folder that leave a file where they are imported, and files that name their classes.
+
+    Gives the files of the folder that were opened, to which a file that was found there belongs.
+    """
+    text = (
+        "open('imported', 'w').close()\nimport torch\nfrom sslinfo.objectives import EntropyHalf\n"
+        "class Half(EntropyHalf): pass\nclass Data(torch.utils.data.Dataset): pass\ndef function(image): return image\n"
+    )
+    for name in ("evil.py", "evil_net.py"):
+        Path(name).write_text(text)
+    names = ["ent.yaml", " ent.yaml", "ent.yaml ", "\tent.yaml", "\nent.yaml", "digits", "conv4", "Half", "Popen"]
+    for name in names:
+        Path(name).write_text("class_path: evil.Half\n")
+    opened: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str) and Path(arguments[0]).name in names:
+            opened.append(arguments[0])
+
+    sys.addaudithook(watch)
+    sys.path.insert(0, str(in_tmp))
+    yield opened
+    watching = False
+    sys.path.remove(str(in_tmp))
+    assert opened == []
+    assert not Path("imported").exists()
+    assert not {"evil", "evil_net"} & set(sys.modules)
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every entry of a configuration, by its names and numbers."""
+    for name, entry in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
+        yield (*place, name)
+        yield from places(entry, (*place, name))
+
+
+def with_text(value: Any, place: tuple[Any, ...], text: str) -> Any:
+    changed = copy.deepcopy(value)
+    inner = changed
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = text
+    return changed
+
+
+class Brief(CheckpointParser):
+    """A parser that looks for no suggestion where a value is wrong."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        raise UserError(message) from ex
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_no_text_is_a_file_or_a_class(evil: list[str], kind: type[JointEmbedding]) -> None:
+    """Hostile text in every hyper-parameter: it is refused, or means itself to the parser and the constructors."""
+    tiny = {"backbone": "conv4", "backbone_options": {"width": 2}, "in_channels": 1, "projector": [4, 4]}
+    model = kind(entropy=LogDet(), optimizer=OptimizerConfig(options={"eps": 1e-8}), **tiny)  # type: ignore[arg-type]
+    data = TwoViewDataModule("digits", views=[View(flip=0.5)])
+    parts = {"hyper_parameters": dict(model.hparams), "datamodule_hyper_parameters": dict(data.hparams)}
+    if kind is VICReg:
+        parts[CALLBACKS_KEY] = CALLBACKS  # type: ignore[assignment]
+    parser = Brief()
+    parser.add_lightning_class_args(JointEmbedding, "model", subclass_mode=True)
+    parser.add_lightning_class_args(TwoViewDataModule, "data", subclass_mode=True)
+    parser.add_argument("--trainer.callbacks", type=list[Callback])
+    parser.instantiate_classes(parser.parse_string(to_text(StoredConfig.of(parts, "x.ckpt", set()).config)))  # as it is
+    cases = [
+        (part, place, text.replace("{cwd}", os.getcwd()))
+        for part in parts
+        if kind is VICReg or part == "hyper_parameters"
+        for place in places(parts[part])
+        for text in HOSTILE[:: 1 if kind is VICReg else 4]
+    ]
+    parsed = 0
+    for number, (part, place, text) in enumerate(cases):
+        with contextlib.suppress(UserError):
+            config = StoredConfig.of({**parts, part: with_text(parts[part], place, text)}, "x.ckpt", set()).config
+            # The parser takes a while: every text where an object may stand too, and a sample of the others.
+            if (kind is VICReg and place[0] in ("backbone", "dataset", "views")) or number % 31 == 0:
+                parsed += 1
+                with contextlib.suppress(ValueError):
+                    parser.instantiate_classes(parser.parse_string(to_text(config)))
+    assert parsed > 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": {"entropy": " ent.yaml"}},
+        {"model": {"backbone": " ent.yaml"}},
+        {"model": {"optimizer": "ent.yaml"}},
+        {"data": {"views": " ent.yaml"}},
+        {"data": {"dataset": " ent.yaml"}},
+        {"data": {"transform": " ent.yaml"}},
+        {"model": {"entropy.class_path": "evil.Half"}},
+        {"model": {"entropy": {"class_path": "sslinfo.objectives.LogDet", "init_args": " ent.yaml"}}},
+        {"model": {"entropy": {"class_path": " sslinfo.objectives.LogDet"}}},
+    ],
+)
+def test_the_whole_command_takes_no_text_for_a_file(evil: list[str], changed: dict[str, Any]) -> None:
+    path = write(callbacks={}, **changed)
+    with pytest.raises(ValueError, match="not sslinfo's|neither conv4|unknown name ' ent|no preset ' ent"):
+        main(["validate", "--ckpt_path", str(path), "--trainer.accelerator", "cpu"])
+
+
+def test_a_folder_s_files_do_not_stand_in_for_names(evil: list[str]) -> None:
+    """Files called digits and conv4 lie in the working folder."""
+    path = str(write(callbacks={}))
+    quiet = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.fast_dev_run", "true"]
+    with pytest.raises(UserError, match="in_channels=3, but the images have 1"):
+        main(["validate", "--ckpt_path", path, *quiet])
 
 
 def test_the_message_names_the_option_that_would_allow_it(in_tmp: Path) -> None:
@@ -157,6 +314,15 @@ def test_differences_are_named_by_option() -> None:
         "model.entropy.beta is 2.0 as you say; the checkpoint was trained with 1.0",
         "model.optimizer.lr is 0.3 as you say; the checkpoint was trained with 0.1",
     ]
+
+
+def test_a_seed_that_is_left_to_the_run_is_the_run_s() -> None:
+    def config(seed: int | None, run: int = 0) -> dict[str, Any]:
+        return {"model": {}, "data": {"class_path": "D", "init_args": {"seed": seed}}, "seed_everything": run}
+
+    stored = StoredConfig(config(4))
+    assert differences(stored, config(None, run=4)) == []
+    assert differences(stored, config(None, run=5)) == ["data.seed is 5 as you say; the checkpoint was trained with 4"]
 
 
 def config_of(model: str, half: str | None = None) -> dict[str, Any]:

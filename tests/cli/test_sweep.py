@@ -17,6 +17,7 @@ from scipy import stats
 from sslinfo.__main__ import console
 from sslinfo.cli import main
 from sslinfo.cli.sweep import DESCRIPTION, sweep
+from sslinfo.cli.sweep_folder import check_folder, read
 from sslinfo.cli.sweep_report import draw
 from sslinfo.errors import UserError
 from sslinfo.evaluation.probes import Mean
@@ -536,3 +537,32 @@ def test_figure_has_room_for_values_that_are_no_numbers() -> None:
     assert turned is not None
     assert turned.axes[0].get_xlabel() == "b"
     assert [text.get_text() for text in turned.legends[0].get_texts()] == ["a = x", "a = y"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello\n1\n",
+        "run,seed\na,0\n",
+        "run,seed,error\na,zero,\n",
+        'run,seed,error\n"a,0,\n',
+        "run,error\na,,1,2\n",
+    ],
+)
+def test_a_table_that_is_none_of_a_sweep(in_tmp: Path, text: str) -> None:
+    Path("runs.csv").write_text(text)
+    if text:
+        with pytest.raises(UserError, match=r"'runs\.csv' is no table of a sweep .*: choose another --out"):
+            read(Path("runs.csv"))
+    else:
+        assert read(Path("runs.csv")) == {}
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [\n", "!!python/object/apply:os.mkdir [ran]\n"])
+def test_settings_that_are_none_of_a_sweep(in_tmp: Path, text: str) -> None:
+    Path("sweep.yaml").write_text(text)
+    base: dict[str, Any] = {"model": {}, "data": {}, "trainer": {}}
+    with pytest.raises(UserError, match=r"'sweep\.yaml' does not hold the settings of a sweep"):
+        check_folder(Path(), base, ["model.entropy.init_args.beta"], {"run": "a", "seed": 0})
+    assert not Path("ran").exists()

@@ -115,6 +115,8 @@ class Harmful:
 def test_a_file_that_would_run_code_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "harm": Harmful()}, "bad.ckpt")
-    with pytest.raises(Exception, match="mkdir"):
+    with pytest.raises(
+        UserError, match=r"bad\.ckpt cannot be read as a checkpoint: it would use .*mkdir.*--model\.weights"
+    ):
         AtomicCheckpointIO().load_checkpoint("bad.ckpt")
     assert not Path("harm").exists()

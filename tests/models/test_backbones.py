@@ -1,6 +1,7 @@
 """Shapes, sizes and parameter counts by hand, feature widths as timm's networks have them, weights from files."""
 
 import pickle
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -189,3 +191,80 @@ def test_misspelt_names_and_stems() -> None:
     for name in ("conv4", "vit_tiny_patch16_224", "resnet18d"):
         with pytest.raises(UserError, match="leave stem out"):
             build_backbone(name, stem="cifar")
+
+
+def torchvision_state() -> dict[str, Tensor]:
+    return torchvision.models.resnet18(num_classes=5).state_dict()
+
+
+def nested(state: dict[str, Tensor], beginning: str) -> dict[str, Any]:
+    """The tensors with a beginning before their names."""
+    return {f"{beginning}{name}": tensor for name, tensor in state.items()}
+
+
+# What wraps a network elsewhere, by the beginning that is said to be taken off.
+ELSEWHERE: dict[str, Callable[[dict[str, Tensor]], dict[str, Any]]] = {
+    "_orig_mod.": lambda state: nested(state, "_orig_mod."),
+    "module.": lambda state: nested(state, "module."),
+    "backbone.": lambda state: nested(state, "backbone."),
+    "encoder.": lambda state: nested(state, "encoder."),
+    "model.": lambda state: nested(state, "model."),
+    "state_dict.": lambda state: {"epoch": 3, "arch": "resnet18", "state_dict": state},
+    "state_dict.module.encoder_q.": lambda state: {
+        "state_dict": nested(state, "module.encoder_q.") | nested(state, "module.encoder_k.")
+    },
+    "model.module.": lambda state: {"model": nested(state, "module."), "optimizer": {"state": {0: torch.zeros(2)}}},
+    "_orig_mod. and module.": lambda state: nested(state, "module._orig_mod."),
+    "student.backbone.": lambda state: {
+        "teacher": nested(state, "backbone."),
+        "student": nested(state, "backbone.") | {"head.mlp.0.weight": torch.zeros(2, 2)},
+    },
+}
+
+
+@pytest.mark.parametrize("beginning", ELSEWHERE)
+def test_weights_from_elsewhere(tmp_path: Path, beginning: str, capsys: pytest.CaptureFixture[str]) -> None:
+    state = torchvision_state()
+    torch.save(ELSEWHERE[beginning](state), tmp_path / "elsewhere.pth")
+    model = build_backbone("resnet18", weights=str(tmp_path / "elsewhere.pth"))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    said = capsys.readouterr().out
+    assert said.startswith("note: ")
+    assert f" {beginning} is taken off the names" in said
+    assert "2 that the network does not have are left out (fc.weight, fc.bias)" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_of_two_networks_in_a_file_the_trained_one_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained, average = conv4(width=2).state_dict(), conv4(width=2).state_dict()
+    torch.save({"target": average, "online_backbone": trained}, tmp_path / "byol.pt")
+    model = build_backbone("conv4", weights=str(tmp_path / "byol.pt"), options={"width": 2})
+    assert torch.equal(model.state_dict()["layers.0.weight"], trained["layers.0.weight"])
+    assert "online_backbone. is taken off the names; what begins with target. would fit too" in capsys.readouterr().out
+
+
+def test_modules_that_were_compiled_and_wrapped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = conv4(width=2)
+    wrapped = nn.Module()
+    wrapped.backbone = torch.compile(nn.parallel.DataParallel(source))  # type: ignore[assignment]
+    assert "backbone._orig_mod.module.layers.0.weight" in wrapped.state_dict()
+    torch.save({"state_dict": wrapped.state_dict()}, tmp_path / "wrapped.pt")
+    save_file(wrapped.state_dict(), tmp_path / "wrapped.safetensors")
+    for name, said in (("wrapped.pt", "state_dict.backbone.module."), ("wrapped.safetensors", "backbone.module.")):
+        model = build_backbone("conv4", weights=str(tmp_path / name), options={"width": 2})
+        assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+        assert f"_orig_mod. and {said} is taken off the names\n" in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_weights_that_fit_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(conv4().state_dict(), tmp_path / "plain.pt")
+    build_backbone("conv4", weights=str(tmp_path / "plain.pt"))
+    assert capsys.readouterr().out == ""
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    state = conv4().state_dict()
+    state["layers.3.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "nan.pt")
+    with pytest.raises(UserError, match=r"holds NaN or infinity \(layers\.3\.weight\)"):
+        build_backbone("conv4", weights=str(tmp_path / "nan.pt"))

@@ -380,11 +380,11 @@ def test_strategies_other_than_ddp_are_refused_on_several_devices() -> None:
     model = Plain()
     model._trainer = SimpleNamespace(world_size=2, strategy=FSDPStrategy(), datamodule=None)  # type: ignore[assignment]
     with pytest.raises(UserError, match=r"strategy=FSDPStrategy is not supported .*: set --trainer.strategy ddp"):
-        model.setup("fit")
+        model.setup("validate")
     model._trainer.strategy = DDPStrategy()  # type: ignore[misc]
-    model.setup("fit")
+    model.setup("validate")
     model._trainer.strategy, model._trainer.world_size = FSDPStrategy(), 1  # type: ignore[misc]
-    model.setup("fit")
+    model.setup("validate")
 
 
 # Random numbers
