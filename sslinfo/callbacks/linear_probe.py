@@ -15,6 +15,7 @@ from sslinfo.distributed import rank, world_size
 from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import fit_linear
 from sslinfo.outputs import StepOutputs
+from sslinfo.ranges import check_range
 from sslinfo.reporting.publishing import data_of, note_once
 
 
@@ -28,7 +29,8 @@ class LinearProbe(Callback):
     ``probe/linear_top1_1pct``, of the weights that are there and never of a best epoch.
 
     Args:
-        lr: learning rate of the online probe (AdamW); the features are standardised by a batch norm without weights.
+        lr: learning rate of the online probe (AdamW), in (0, 1e3]; the features are standardised by a batch norm
+            without weights.
 
     >>> LinearProbe(lr=0.003).lr
     0.003
@@ -37,6 +39,7 @@ class LinearProbe(Callback):
     fractions: ClassVar[dict[str, float]] = {"": 1.0, "_10pct": 0.1, "_1pct": 0.01}
 
     def __init__(self, lr: float = 3e-3) -> None:
+        check_range("lr", lr, "(0, 1e3]")
         self.lr = lr
         self.head: nn.Sequential | None = None
         self.optimizer: torch.optim.Optimizer | None = None
@@ -86,9 +89,13 @@ class LinearProbe(Callback):
         if int(known.sum()) < 2:
             note_once(pl_module, "LinearProbe learns nothing: batches hold fewer than two labelled images")
             return
+        features = torch.cat(views).float()[known]
+        if not bool(features.isfinite().all()):  # its weights would never recover
+            note_once(pl_module, "LinearProbe passes over batches whose representations hold NaN or infinity")
+            return
         with torch.enable_grad(), torch.autocast(pl_module.device.type, enabled=False):
             self.head.train()
-            logits = self.head(torch.cat(views).float()[known])
+            logits = self.head(features)
             loss = nn.functional.cross_entropy(logits, labels[known])
             self.optimizer.zero_grad()
             loss.backward()

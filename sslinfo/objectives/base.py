@@ -12,16 +12,24 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 
 from sslinfo.distributed import gather, gather_uneven, rank, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import LEFT_OUT_KEY, plain_hyperparameters, with_current_paths
 from sslinfo.information import UndefinedEstimate
-from sslinfo.lightning_compat import datamodule_of, is_dry_run, prepare_train_data
+from sslinfo.lightning_compat import datamodule_of, has_trainer, is_dry_run, prepare_train_data
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
+from sslinfo.objectives.finite import (
+    NonFinite,
+    SkippedStep,
+    StepGuard,
+    check_representations,
+    check_weights,
+    of_bad_embeddings,
+)
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.outputs import OUTPUTS, StepOutputs
 from sslinfo.precision import full_precision
@@ -53,16 +61,21 @@ class JointEmbedding(LightningModule):
 
     Args:
         backbone: ``conv4``, any timm name, or a module with ``num_features`` that maps images to (N, num_features).
-        in_channels: channels of the images, for a backbone given by its name.
+        in_channels: channels of the images, in [1, 65536], for a backbone given by its name.
         stem: ``cifar`` for a ResNet on images of about 32 pixels (3x3 stem of stride 1, no max-pool).
-        stem_padding: padding of the CIFAR stem's convolution.
+        stem_padding: padding of the CIFAR stem's convolution, in [0, 64].
         weights: a local file with weights of the backbone.
         backbone_options: further arguments of the backbone ({width: 32} of conv4, {img_size: 32} of a timm ViT).
-        projector: widths of the projection head's layers, the last being the embedding's.
+        projector: widths of the projection head's layers, in [1, 1e6], the last being the embedding's.
         projector_norm: norm between the head's layers: batch, layer or none.
         projector_last_norm: that norm, without affine, after the head's last layer too.
         entropy: an entropy half, added to the loss with a weight of its own.
         optimizer: optimizer, learning rate and schedule.
+        non_finite: what is done where the loss or its gradient holds NaN or infinity, before the optimizer takes it.
+            ``stop`` ends the training with a message; ``skip`` leaves the step out (weights, optimizer, batch-norm
+            statistics, targets and queues are as before it) and counts it as ``train/skipped_steps``. Either way terms,
+            step and images are in ``non_finite.txt`` in the run's folder. An overflow of fp16's loss scale is none, and
+            weights that are not finite always end the training.
 
     Raises:
         UserError: an argument that does not fit; the message names it and the way out.
@@ -92,6 +105,7 @@ class JointEmbedding(LightningModule):
         projector_last_norm: bool = False,
         entropy: EntropyHalf | None = None,
         optimizer: OptimizerConfig | None = None,
+        non_finite: NonFinite = "stop",
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():
@@ -121,6 +135,7 @@ class JointEmbedding(LightningModule):
         self.seed: int | None = None
         self.loaded_step = 0  # optimizer steps behind the weights of the checkpoint that was loaded
         self._accumulated = 0  # batches since the last optimizer step
+        self._guard = StepGuard(non_finite)
 
     # What a subclass may change
 
@@ -203,19 +218,26 @@ class JointEmbedding(LightningModule):
         """The loss and its terms, with autocast off."""
         self._check_arguments(whole)
         with full_precision(self.device):
-            terms = self.loss(**whole)
-            if self.entropy is not None and self.adds_entropy:
-                terms = self._add_entropy(terms, whole, views)
+            try:
+                terms = self.loss(**whole)
+                if self.entropy is not None and self.adds_entropy:
+                    terms = self._add_entropy(terms, whole, views)
+            except ValueError as error:
+                if not has_trainer(self):
+                    raise
+                terms = of_bad_embeddings(self, whole, error)
         if not isinstance(terms, Mapping) or not isinstance(terms.get("loss"), Tensor) or terms["loss"].dim() != 0:
             raise UserError(f"{type(self).__name__}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
         return dict(terms)
 
     def _clusters(self, terms: Mapping[str, Tensor]) -> Tensor | None:
-        return None if self.counts_clusters is None else terms[self.counts_clusters].detach()
+        clusters = terms.get(self.counts_clusters or "")
+        return None if clusters is None else clusters.detach()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         self._accumulated += 1
         terms, outputs = self.objective(batch["views"])
+        self._guard.note_terms(terms)
         outputs.labels, outputs.indices = batch["label"], batch["index"]
         count = len(outputs.indices)
         for name, term in terms.items():
@@ -253,12 +275,16 @@ class JointEmbedding(LightningModule):
     def _of_clean_images(self, batch: Mapping[str, Any]) -> StepOutputs:
         """Representations, labels and indices of the images without augmentation that count."""
         keep = batch["keep"]
-        return StepOutputs(
+        outputs = StepOutputs(
             labels=batch["label"][keep],
             indices=batch["index"][keep],
             clean_representations=self.backbone(batch["clean"]).detach()[keep],
             uneven=True,
         )
+        if has_trainer(self) and self.trainer.state.fn != "fit":
+            assert outputs.clean_representations is not None
+            check_representations(self, outputs.clean_representations, outputs.indices)
+        return outputs
 
     def configure_optimizers(self) -> Any:
         prepare_train_data(self.trainer)
@@ -272,11 +298,18 @@ class JointEmbedding(LightningModule):
         scheduler = build_scheduler(optimizer, config, steps, epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        step = self.trainer.global_step
-        super().optimizer_step(*args, **kwargs)
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        step, guard = self.trainer.global_step, self._guard
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, guard.watching(self, optimizer, optimizer_closure))
+            self.after_optimizer_step(step, self.trainer.estimated_stepping_batches)
+        except SkippedStep:
+            guard.end_step(skipped=True)
+        else:
+            guard.end_step()
         self._accumulated = 0
-        self.after_optimizer_step(step, self.trainer.estimated_stepping_batches)
+        if guard.action == "skip":
+            self.log("train/skipped_steps", float(guard.skipped), batch_size=1)
 
     @property
     def effective_batch(self) -> int:
@@ -309,6 +342,8 @@ class JointEmbedding(LightningModule):
             )
 
     def on_fit_start(self) -> None:
+        check_weights(self)
+        self._guard.end_step()  # another training may have ended in the middle of one
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         if world_size() > 1 and any(
@@ -324,6 +359,26 @@ class JointEmbedding(LightningModule):
         # Random numbers drawn inside the network are a function of the step, so that a resumed run draws the same.
         mixed = hash((self.seed, self.current_epoch, batch_idx, rank()))
         torch.manual_seed(mixed % 2**63)
+        self._guard.begin_batch(self, batch.get("index") if isinstance(batch, Mapping) else None)
+
+    def on_train_end(self) -> None:
+        check_weights(self)
+        if self._guard.skipped:
+            rank_zero_only(print)(f"note: {self._guard.skipped} steps were skipped: not finite", flush=True)
+
+    # Lightning's first hooks of an evaluation, before those of callbacks: no probe looks at such weights.
+
+    def on_validation_model_eval(self) -> None:
+        check_weights(self)
+        super().on_validation_model_eval()
+
+    def on_test_model_eval(self) -> None:
+        check_weights(self)
+        super().on_test_model_eval()
+
+    def on_predict_model_eval(self) -> None:
+        check_weights(self)
+        super().on_predict_model_eval()
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -331,6 +386,8 @@ class JointEmbedding(LightningModule):
         return super().load_from_checkpoint(with_current_paths(checkpoint_path), *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_weights(self)  # such weights are written over no good ones
+        checkpoint["sslinfo_skipped_steps"] = self._guard.skipped
         checkpoint["sslinfo_seed"] = self.seed
         checkpoint["sslinfo_accumulated"] = self._accumulated
         left_out = getattr(datamodule_of(self.trainer), "left_out", None)
@@ -340,6 +397,7 @@ class JointEmbedding(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint.get("sslinfo_seed", self.seed)
         self.loaded_step = int(checkpoint.get("global_step", 0))
+        self._guard.skipped = int(checkpoint.get("sslinfo_skipped_steps", 0))
         if lost := checkpoint.get("sslinfo_accumulated", 0):
             rank_zero_warn(
                 f"this checkpoint was saved between accumulated batches: the gradient of {lost} of them is lost, and a "

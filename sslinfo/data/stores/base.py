@@ -1,12 +1,15 @@
 """The interface of all stores: a batch of indices in, a batch of images out."""
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sslinfo.errors import UserError
@@ -45,6 +48,7 @@ class ImageStore(ABC):
         channels: the number of channels of every image.
         index: int64 (len,), the position of each image in the store before any `subset`.
         total: how many images the store had before any `subset`; every `index` is below it.
+        files: the file of each image before any `subset`, as bytes, or None where images are no files.
     """
 
     where: str
@@ -52,6 +56,7 @@ class ImageStore(ABC):
     channels: int
     index: Tensor
     total: int
+    files: NDArray[np.bytes_] | None
     _rows: Tensor
     _bad: set[int]
 
@@ -60,6 +65,7 @@ class ImageStore(ABC):
         self.classes = None if classes is None else list(classes)
         self.index = torch.arange(length)
         self.total = length
+        self.files = None
         self._rows = torch.arange(length)
         self._bad = set()
 
@@ -92,6 +98,10 @@ class ImageStore(ABC):
     def skipped(self) -> int:
         """How many different images were skipped as undecodable so far, in this process."""
         return len(self._bad)
+
+    def file_of(self, identity: int) -> str | None:
+        """The file of the image with this `index`, None where images are no files."""
+        return None if self.files is None else os.fsdecode(self.files[identity])
 
     def subset(self, indices: Tensor) -> Self:
         """The store of the images at these positions; nothing is copied and each image keeps its `index`."""

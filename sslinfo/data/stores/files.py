@@ -72,6 +72,7 @@ class FileStore(PerImageStore):
         if where is None:
             where = os.path.commonpath([os.path.dirname(path) for path in paths])
         super().__init__(len(paths), classes, where, on_bad_image)
+        self.files = self._paths
         self._labels = checked_labels(labels, len(paths), self.classes, where)
         self.channels = channels
 

@@ -57,6 +57,11 @@ class JoinedStore(ImageStore):
     def skipped(self) -> int:
         return self.first.skipped + self.second.skipped
 
+    def file_of(self, identity: int) -> str | None:
+        if identity < self.first.total:
+            return self.first.file_of(identity)
+        return self.second.file_of(identity - self.first.total)
+
     def read(self, indices: Sequence[int]) -> Fetched:
         positions = torch.as_tensor(indices, dtype=torch.int64)
         self._check(positions)

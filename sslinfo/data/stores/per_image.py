@@ -121,6 +121,7 @@ class PerImageStore(ImageStore):
             images, labels = images[good], labels[good]
         store = MemoryStore(images, labels, self.classes, self.where)
         store.index, store.total, store._bad = self.index[good], self.total, set(self._bad)
+        store.files = self.files
         return store
 
     def _threads(self, pixels: int) -> int:
