@@ -34,11 +34,11 @@ class OptimizerConfig:
 
     Args:
         name: an optimizer of timm's factory: lars, sgd, adamw, ...
-        lr: learning rate, > 0, for an effective batch of ``batch_size_of_lr`` samples. The rate in use is
+        lr: learning rate, in (0, 1e30], for an effective batch of ``batch_size_of_lr`` samples. The rate in use is
             lr * effective batch / batch_size_of_lr, with effective batch = batch size per device x devices x nodes x
             accumulated batches.
-        weight_decay: >= 0, for weights of two dimensions or more; norms and biases have none (and LARS does not adapt
-            them).
+        weight_decay: in [0, 1e30], for weights of two dimensions or more; norms and biases have none (and LARS does not
+            adapt them).
         batch_size_of_lr: the batch size that ``lr`` is stated for, in [1, 1e9].
         warmup_epochs: length of the linear warm-up, in epochs, in [0, 1e9]; counted in optimizer steps.
         warmup_steps: the same in optimizer steps, in [0, 1e9]; when given, warmup_epochs is not used.
@@ -67,8 +67,8 @@ class OptimizerConfig:
     options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        check_range("optimizer.lr", self.lr, "> 0")
-        check_range("optimizer.weight_decay", self.weight_decay, ">= 0")
+        check_range("optimizer.lr", self.lr, "(0, 1e30]")
+        check_range("optimizer.weight_decay", self.weight_decay, "[0, 1e30]")
         check_range("optimizer.batch_size_of_lr", self.batch_size_of_lr, "[1, 1e9]", whole=True)
         check_range("optimizer.warmup_epochs", self.warmup_epochs, "[0, 1e9]")
         if self.warmup_steps is not None:

@@ -85,11 +85,13 @@ class InformationMonitor(Callback):
         self._measured = 0
         self._watching = False
         self._whole: dict[str, WholeSet] = {}
+        self._absent: set[str] = set()  # prefixes of which it was said that there is nothing to measure
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
             self.reports, self._steps, self.spectra, self._measured = {}, {}, {}, 0
             self._recent.clear()
+            self._absent.clear()
         known = [name for name, _ in pl_module.named_modules() if name]
         for name, tap in self.taps.items():
             if name not in known:
@@ -209,7 +211,8 @@ class InformationMonitor(Callback):
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, prefix: str, report: Report) -> None:
         self.reports[prefix] = report
-        if "all" in report.reasons:
+        if "all" in report.reasons and prefix not in self._absent:
+            self._absent.add(prefix)
             where = f"{prefix} at step {step_of(trainer)}"
             note_once(pl_module, f"InformationMonitor measures nothing of {where}: {report.reasons['all']}")
         self._steps[prefix] = step_of(trainer)

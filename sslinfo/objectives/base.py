@@ -250,7 +250,7 @@ class JointEmbedding(LightningModule):
         return {"loss": terms["loss"], OUTPUTS: outputs}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        clean = self._of_clean_images(batch)
+        clean = self._of_clean_images(batch, "val")
         whole, outputs = self._embedded(batch["views"], batch["keep"])
         outputs.labels, outputs.indices = clean.labels, clean.indices
         outputs.clean_representations = clean.clean_representations
@@ -267,12 +267,13 @@ class JointEmbedding(LightningModule):
         return {OUTPUTS: outputs}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        return {OUTPUTS: self._of_clean_images(batch)}
+        return {OUTPUTS: self._of_clean_images(batch, "test")}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
-        return self._of_clean_images(batch)
+        splits = getattr(datamodule_of(self.trainer), "predict_splits", ()) if has_trainer(self) else ()
+        return self._of_clean_images(batch, splits[dataloader_idx] if splits else None)
 
-    def _of_clean_images(self, batch: Mapping[str, Any]) -> StepOutputs:
+    def _of_clean_images(self, batch: Mapping[str, Any], split: str | None) -> StepOutputs:
         """Representations, labels and indices of the images without augmentation that count."""
         keep = batch["keep"]
         outputs = StepOutputs(
@@ -283,7 +284,7 @@ class JointEmbedding(LightningModule):
         )
         if has_trainer(self) and self.trainer.state.fn != "fit":
             assert outputs.clean_representations is not None
-            check_representations(self, outputs.clean_representations, outputs.indices)
+            check_representations(self, outputs.clean_representations, outputs.indices, split)
         return outputs
 
     def configure_optimizers(self) -> Any:
@@ -364,7 +365,7 @@ class JointEmbedding(LightningModule):
     def on_train_end(self) -> None:
         check_weights(self)
         if self._guard.skipped:
-            rank_zero_only(print)(f"note: {self._guard.skipped} steps were skipped: not finite", flush=True)
+            rank_zero_only(print)(f"note: steps skipped as not finite: {self._guard.skipped}", flush=True)
 
     # Lightning's first hooks of an evaluation, before those of callbacks: no probe looks at such weights.
 

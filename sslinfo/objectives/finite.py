@@ -232,10 +232,16 @@ def of_bad_embeddings(
     return {"loss": total * torch.nan, **{name: total.detach() * torch.nan for name in bad}}
 
 
-def check_representations(module: LightningModule, rows: Tensor, index: Tensor) -> None:
-    """Raise NotFinite, on every rank, where representations (n, d) of the images ``index`` (n,) are not finite.
+def check_representations(module: LightningModule, rows: Tensor, index: Tensor, split: str | None) -> None:
+    """Raise NotFinite, on every rank, where representations (n, d) are not finite, for an evaluation.
 
-    For an evaluation: every rank has to ask, for any number of rows.
+    Every rank has to ask, for any number of rows.
+
+    Args:
+        module: what made them.
+        rows: of this rank's images.
+        index: (n,), which images these are.
+        split: of the data that they are from, where it is known.
     """
     bad = ~rows.isfinite().all(1)
     count = bad.sum()
@@ -244,10 +250,11 @@ def check_representations(module: LightningModule, rows: Tensor, index: Tensor) 
     if not bool(count):
         return
     images = gather_uneven({"index": index[bad]})["index"].tolist()
-    named = [f"{image} ({name})" if (name := _file_of(module, image)) else str(image) for image in images]
+    named = [f"{image} ({name})" if (name := _file_of(module, image, split)) else str(image) for image in images]
+    of_split = f" of the {split} split" if split else ""
     raise NotFinite(
-        f"the representations of {len(images)} images of a batch hold NaN or infinity, and there is nothing to "
-        f"evaluate: images {_list(named)}; the network's activations overflow, or its input is not finite"
+        f"the representations of {len(images)} images{of_split} hold NaN or infinity, and there is nothing to evaluate "
+        f"in them: {_list(named)}. The network's activations overflow, or its input is not finite"
     )
 
 
@@ -281,10 +288,10 @@ def _weights_message(names: Sequence[str], steps: int) -> str:
     )
 
 
-def _file_of(module: LightningModule, index: int) -> str | None:
-    """The file of a training image, where there are files."""
+def _file_of(module: LightningModule, index: int, split: str | None = "pretrain") -> str | None:
+    """The file of an image of a split, where there are files."""
     data = datamodule_of(module.trainer)
-    store = (getattr(data, "stores", None) or {}).get("pretrain")
+    store = (getattr(data, "stores", None) or {}).get(split)
     return None if store is None or not hasattr(store, "file_of") else store.file_of(index)
 
 
