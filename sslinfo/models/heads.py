@@ -20,7 +20,7 @@ def projection_head(
 
     Args:
         in_features: width of the representation.
-        widths: width of each layer, in [1, 1e6], the last being the embedding's; an empty list gives the identity.
+        widths: width of each layer, in [1, 1e5], the last being the embedding's; an empty list gives the identity.
         norm: ``batch`` (as published for most methods), ``layer``, or ``none``. A layer followed by batch norm has no
             bias, which the norm would cancel; nor has the last one, as in VICReg's own program: no objective of
             covariances and distances gives it a gradient. (SimCLR, BYOL, MoCo v2 and SwAV have one there as published.)
@@ -40,7 +40,7 @@ def projection_head(
     if norm not in norms:
         raise UserError(f"{name}_norm={norm!r} is not known: choose batch, layer or none")
     for width in widths:
-        check_range(f"a width of {name}", width, "[1, 1e6]", whole=True)
+        check_range(f"a width of {name}", width, "[1, 1e5]", whole=True)
     if last_norm and norm == "none":
         raise UserError("projector_last_norm=True has no norm to put last: set projector_norm to batch or layer")
     layers: list[nn.Module] = []

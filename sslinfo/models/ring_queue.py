@@ -13,7 +13,7 @@ class RingQueue(nn.Module):
 
     Args:
         size: rows kept, in [1, 1e8]; need not be a multiple of the rows pushed at a time.
-        dim: width of a row, in [1, 1e6].
+        dim: width of a row, in [1, 1e5].
         dtype: of the rows.
 
     >>> queue = RingQueue(3, 1)
@@ -29,7 +29,7 @@ class RingQueue(nn.Module):
     def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         check_range("size", size, "[1, 1e8]", whole=True)
-        check_range("dim", dim, "[1, 1e6]", whole=True)
+        check_range("dim", dim, "[1, 1e5]", whole=True)
         self.register_buffer("rows", torch.zeros(size, dim, dtype=dtype))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
 

@@ -66,7 +66,7 @@ class JointEmbedding(LightningModule):
         stem_padding: padding of the CIFAR stem's convolution, in [0, 64].
         weights: a local file with weights of the backbone.
         backbone_options: further arguments of the backbone ({width: 32} of conv4, {img_size: 32} of a timm ViT).
-        projector: widths of the projection head's layers, in [1, 1e6], the last being the embedding's.
+        projector: widths of the projection head's layers, in [1, 1e5], the last being the embedding's.
         projector_norm: norm between the head's layers: batch, layer or none.
         projector_last_norm: that norm, without affine, after the head's last layer too.
         entropy: an entropy half, added to the loss with a weight of its own.

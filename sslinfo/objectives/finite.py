@@ -17,6 +17,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from sslinfo.data import TwoViewDataModule
 from sslinfo.distributed import gather, gather_uneven, world_size
 from sslinfo.errors import UserError
 from sslinfo.lightning_compat import datamodule_of, is_dry_run
@@ -111,12 +112,9 @@ class StepGuard:
             return
         self._restore_buffers()
         if terms:
-            found = (
-                f"the loss is not finite at step {step}: {_list([f'{name}={value}' for name, value in terms.items()])}"
-            )
-        else:
-            found = f"the loss is finite and its gradient is not at step {step}: that of {_list(bad_gradients)}"
-        self._leave_out(module, found)
+            bad = [f"{name}={value}" for name, value in terms.items()]
+            self._leave_out(module, f"the loss is not finite at step {step}", bad)
+        self._leave_out(module, f"the loss is finite and its gradient is not at step {step}", bad_gradients)
 
     def _terms(self, device: torch.device) -> dict[str, float]:
         """Terms that are not finite, if a loss is not, in any part on any rank."""
@@ -131,30 +129,27 @@ class StepGuard:
         columns = {name: column[~column.isfinite()] for name, column in zip(names, values.T, strict=True)}
         return {name: float(column[0]) for name, column in columns.items() if len(column)}
 
-    def _leave_out(self, module: LightningModule, found: str) -> NoReturn:
-        """Write down which images were in the batch, and end the training or the step."""
+    def _leave_out(self, module: LightningModule, what: str, bad: Sequence[str]) -> NoReturn:
+        """End the training or the step, once it is written down which images were in the batch."""
         indices = [gather_uneven({"index": p.index})["index"].tolist() for p in self.parts if p.index is not None]
-        images = [index for part in indices for index in part]
-        names = [_file_of(module, index) for index in images]
-        lines = [f"{found} (steps count from 0, as in the log)", f"the {len(images)} images behind it, by index:"]
-        lines += [f"{index}\t{name}" if name else str(index) for index, name in zip(images, names, strict=True)]
+        images = _named(module, [index for part in indices for index in part])
         folder = Path(module.trainer.log_dir or module.trainer.default_root_dir)  # asks all ranks
-        where = ""
+        found = f"{what}: {_list(bad)}; the batch held the images {_list(images) or '(unknown)'}"
         if not is_dry_run(module.trainer):
-            where = f", all of them in {folder / FILE}"
+            found += f", all of them in {folder / FILE}"
             if module.trainer.is_global_zero:
+                lines = [f"{what}: {', '.join(bad)} (steps count from 0, as in the log)"]
+                lines += [f"the {len(images)} images behind it, by index:", *images]
                 folder.mkdir(parents=True, exist_ok=True)
                 with (folder / FILE).open("a") as file:
                     file.write("\n".join(lines) + "\n\n")
-        shown = _list([f"{index} ({name})" if name else str(index) for index, name in zip(images, names, strict=True)])
-        found += f"; the batch held the images {shown or '(unknown)'}{where}"
-        if self.action == "skip" and self._in_a_row >= MOST_IN_A_ROW:
-            raise NotFinite(f"{MOST_IN_A_ROW} steps in a row were skipped, and the training has diverged: {found}")
         if self.action == "stop":
             raise NotFinite(
                 f"{found}. The weights are those before this step. Look at these images, lower optimizer.lr, or set "
                 "--model.non_finite skip to leave such steps out"
             )
+        if self._in_a_row >= MOST_IN_A_ROW:
+            raise NotFinite(f"{MOST_IN_A_ROW} steps in a row were skipped, and the training has diverged: {found}")
         self.skipped += 1
         if self.skipped == 1:
             rank_zero_only(print)(
@@ -250,11 +245,10 @@ def check_representations(module: LightningModule, rows: Tensor, index: Tensor, 
     if not bool(count):
         return
     images = gather_uneven({"index": index[bad]})["index"].tolist()
-    named = [f"{image} ({name})" if (name := _file_of(module, image, split)) else str(image) for image in images]
     of_split = f" of the {split} split" if split else ""
     raise NotFinite(
-        f"the representations of {len(images)} images{of_split} hold NaN or infinity, and there is nothing to evaluate "
-        f"in them: {_list(named)}. The network's activations overflow, or its input is not finite"
+        f"the representations of {len(images)} images{of_split} hold NaN or infinity, so nothing can be evaluated: "
+        f"{_list(_named(module, images, split))}. The network's activations overflow, or its input is not finite"
     )
 
 
@@ -288,11 +282,12 @@ def _weights_message(names: Sequence[str], steps: int) -> str:
     )
 
 
-def _file_of(module: LightningModule, index: int, split: str | None = "pretrain") -> str | None:
-    """The file of an image of a split, where there are files."""
+def _named(module: LightningModule, images: Sequence[int], split: str | None = "pretrain") -> list[str]:
+    """Images of a split by their index, and by their file where there are files."""
     data = datamodule_of(module.trainer)
-    store = (getattr(data, "stores", None) or {}).get(split)
-    return None if store is None or not hasattr(store, "file_of") else store.file_of(index)
+    store = data.stores.get(split or "") if isinstance(data, TwoViewDataModule) else None
+    files = [None if store is None else store.file_of(image) for image in images]
+    return [f"{image} {file}" if file else str(image) for image, file in zip(images, files, strict=True)]
 
 
 def _list(names: Sequence[str]) -> str:

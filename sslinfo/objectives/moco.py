@@ -85,7 +85,7 @@ class MoCo(WithTarget):
 
     Args:
         queue: keys kept for each view, in [0, 1e8]; 0 contrasts within the batch.
-        predictor: widths of the predictor's hidden layers, in [1, 1e6]; it ends with the embedding's width. None takes
+        predictor: widths of the predictor's hidden layers, in [1, 1e5]; it ends with the embedding's width. None takes
             projections as queries.
         predictor_norm: norm between them.
         temperature: of the softmax, in [1e-4, 1e4].

@@ -79,7 +79,7 @@ class WMSE(JointEmbedding):
     Args:
         slice_size: samples that are whitened together, in [2, 1e9]; above the embedding's width.
         eps: shrinkage of the covariance towards I, in [0, 1), for batches that have none that can be inverted.
-        projector: widths of the projection head's layers, in [1, 1e6]; the last is to be well below ``slice_size``.
+        projector: widths of the projection head's layers, in [1, 1e5]; the last is to be well below ``slice_size``.
         **kwargs: arguments of JointEmbedding.
 
     >>> model = WMSE(backbone="conv4", projector=[64, 16])

@@ -189,3 +189,17 @@ def test_misspelt_names_and_stems() -> None:
     for name in ("conv4", "vit_tiny_patch16_224", "resnet18d"):
         with pytest.raises(UserError, match="leave stem out"):
             build_backbone(name, stem="cifar")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("conv4", {"width": 0}, r"backbone_options=\{'width': 0\}: width=0 must be a whole number in"),
+        ("conv4", {"wdth": 3}, r"backbone_options=\{'wdth': 3\} do not fit backbone='conv4': .*'wdth'"),
+        ("resnet18", {"wdth": 3}, r"backbone_options=\{'wdth': 3\} do not fit backbone='resnet18': .*'wdth'"),
+        ("vit_tiny_patch16_224", {"patch_size": 0}, "backbone_options=.* do not fit backbone='vit_tiny"),
+    ],
+)
+def test_options_that_a_network_does_not_take(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_backbone(name, options=options)
