@@ -16,6 +16,8 @@ from sslinfo.outputs import StepOutputs
 from sslinfo.ranges import check_range
 from sslinfo.reporting.publishing import data_of, note_once
 
+NOT_FINITE = "representations of the validation images hold NaN or infinity"
+
 
 class KNNProbe(Callback):
     """k-NN accuracy on validation and test images, voted by a bank of clean training images.
@@ -103,7 +105,11 @@ class KNNProbe(Callback):
         if self.bank is not None and step is not None:
             rows = step.whole("clean_representations", "labels")
             assert rows.clean_representations is not None
-            self._update(rows.clean_representations, rows.labels)
+            if bool(rows.clean_representations.isfinite().all()):
+                self._update(rows.clean_representations, rows.labels)
+            else:  # of a training: outside one the objective has refused them
+                self.bank = None
+                note_once(pl_module, f"KNNProbe is left out at step {trainer.global_step}: {NOT_FINITE}")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bank is not None and self.metric.update_called:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from sslinfo.callbacks.knn_probe import NOT_FINITE
 from sslinfo.distributed import rank, world_size
 from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import fit_linear
@@ -45,6 +46,7 @@ class LinearProbe(Callback):
         self.optimizer: torch.optim.Optimizer | None = None
         self.loaded: dict[str, Any] | None = None
         self.tested: list[tuple[Tensor, Tensor]] = []
+        self._absent = False  # this validation holds representations that are not finite
 
     # Online
 
@@ -108,6 +110,7 @@ class LinearProbe(Callback):
                 note_once(pl_module, "LinearProbe has no trained weights in this checkpoint: `test` fits new ones")
                 return
             self._build(trainer, pl_module)
+        self._absent = False
         if self.head is not None:
             self.metric.reset()
 
@@ -130,6 +133,9 @@ class LinearProbe(Callback):
         features, labels = rows.clean_representations.float()[known], rows.labels[known]
         if trainer.testing:
             self.tested.append((features.cpu(), labels.cpu()))
+        elif not bool(features.isfinite().all()):
+            self._absent = True
+            note_once(pl_module, f"LinearProbe is left out at step {trainer.global_step}: {NOT_FINITE}")
         elif self.head is not None and len(labels):
             self.head.eval()
             with torch.autocast(pl_module.device.type, enabled=False):
@@ -138,7 +144,9 @@ class LinearProbe(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.head is not None and not trainer.sanity_checking and self.metric.update_called:
+        if self._absent or trainer.sanity_checking:
+            return
+        if self.head is not None and self.metric.update_called:
             pl_module.log("probe/linear_top1", self.metric.compute(), prog_bar=True)
 
     def state_dict(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from sslinfo.objectives.finite import (
     NonFinite,
     SkippedStep,
     StepGuard,
+    check_embeddings,
     check_representations,
     check_weights,
     of_bad_embeddings,
@@ -252,6 +253,7 @@ class JointEmbedding(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         clean = self._of_clean_images(batch, "val")
         whole, outputs = self._embedded(batch["views"], batch["keep"])
+        check_embeddings(self, whole)
         outputs.labels, outputs.indices = clean.labels, clean.indices
         outputs.clean_representations = clean.clean_representations
         count = len(next(iter(whole.values())))

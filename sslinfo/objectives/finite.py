@@ -216,15 +216,21 @@ def of_bad_embeddings(
 
     Raises:
         ValueError: the loss's own, where the embeddings are finite.
-        NotFinite: outside a training.
     """
     bad = _not_finite(embeddings.items())
     if not bad:
         raise error
-    if module.trainer.state.fn != "fit":
-        raise NotFinite(f"the embeddings {_list(bad)} of this network hold NaN or infinity: {error}") from error
     total = torch.stack([z.sum() for z in embeddings.values() if z.is_floating_point()]).sum()
     return {"loss": total * torch.nan, **{name: total.detach() * torch.nan for name in bad}}
+
+
+def check_embeddings(module: LightningModule, embeddings: Mapping[str, Tensor]) -> None:
+    """Raise NotFinite where embeddings (N, d) of all ranks hold NaN or infinity, outside a training."""
+    if module.trainer.state.fn != "fit" and (bad := _not_finite(embeddings.items())):
+        raise NotFinite(
+            f"the embeddings {_list(bad)} of this network hold NaN or infinity: the activations of its projector "
+            "overflow, and there is nothing to evaluate"
+        )
 
 
 def check_representations(module: LightningModule, rows: Tensor, index: Tensor, split: str | None) -> None:

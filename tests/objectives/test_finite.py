@@ -465,6 +465,39 @@ def test_the_images_of_such_representations_are_named(tmp_path: Path) -> None:
         trainer(tmp_path).test(VICReg(backbone=Overflowing(), in_channels=1, projector=[8]), datamodule=data)
 
 
+def test_embeddings_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    model = VICReg(**SMALL)
+    # 16 positive activations near 10, times weights that are finite: a sum beyond float32
+    nn.init.constant_(model.projector[1].bias, 10.0)  # type: ignore[arg-type]
+    nn.init.constant_(model.projector[-1].weight, 3e38)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="the embeddings z1, z2 of this network hold NaN or infinity"):
+        trainer(tmp_path).validate(model, datamodule=digits())
+
+
+class OverflowsInEvaluation(nn.Module):
+    """Is a network in training, and divides by zero in validation."""
+
+    num_features = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1)) / torch.tensor(float(self.training))
+
+
+def test_probes_of_a_training_leave_their_number_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = VICReg(backbone=OverflowsInEvaluation(), in_channels=1, projector=[8])
+    run = trainer(tmp_path, LinearProbe(), KNNProbe())
+    run.fit(model, datamodule=digits())
+    assert run.global_step == 6
+    assert not {name for name in run.callback_metrics if name.startswith("probe/") and name.endswith("top1")}
+    said = capsys.readouterr().out
+    assert "LinearProbe is left out at step 6: representations of the validation images hold NaN" in said
+    assert "KNNProbe is left out at step 6: the representations of 1617 of 1617 train images" in said
+
+
 def test_diagnostics_of_a_training_say_so_and_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     probe = LinearProbe()
     model = VICReg(backbone=Overflowing(), in_channels=1, projector=[8], non_finite="skip")
