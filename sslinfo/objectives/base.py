@@ -223,7 +223,7 @@ class JointEmbedding(LightningModule):
                 terms = self.loss(**whole)
                 if self.entropy is not None and self.adds_entropy:
                     terms = self._add_entropy(terms, whole, views)
-            except ValueError as error:
+            except (ValueError, torch.linalg.LinAlgError) as error:  # estimators and decompositions refuse NaN
                 if not has_trainer(self):
                     raise
                 terms = of_bad_embeddings(self, whole, error)

@@ -207,15 +207,13 @@ def check_weights(module: LightningModule) -> None:
         )
 
 
-def of_bad_embeddings(
-    module: LightningModule, embeddings: Mapping[str, Tensor], error: ValueError
-) -> dict[str, Tensor]:
+def of_bad_embeddings(module: LightningModule, embeddings: Mapping[str, Tensor], error: Exception) -> dict[str, Tensor]:
     """Terms of NaN in place of those of a loss that refuses embeddings (N, d) which are not finite.
 
     The embeddings are those of all ranks, so that every rank does the same.
 
     Raises:
-        ValueError: the loss's own, where the embeddings are finite.
+        Exception: the loss's own, where the embeddings are finite.
     """
     bad = _not_finite(embeddings.items())
     if not bad:

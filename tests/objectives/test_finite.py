@@ -184,6 +184,34 @@ def test_a_training_step_of_its_own_is_watched_too(tmp_path: Path) -> None:
     assert listed(tmp_path) == [seen.indices[2]]
 
 
+class Refusing(VICReg):
+    """Its loss raises where it is given NaN, as a decomposition does."""
+
+    def embed(self, views: Sequence[Tensor]) -> dict[str, Tensor]:
+        z = super().embed(views)
+        return {**z, "z2": z["z2"] * (math.nan if self.training and self.trainer.global_step == 2 else 1)}
+
+    def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+        return {"loss": -torch.linalg.eigvalsh(z2.T @ z2 + torch.eye(z2.shape[1])).log().mean()}
+
+
+def test_a_loss_that_refuses_such_embeddings(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the loss is not finite at step 2: loss=nan, z2=nan"):
+        trainer(tmp_path).fit(Refusing(**SMALL), datamodule=digits())
+    run = trainer(tmp_path)
+    run.fit(Refusing(**SMALL, non_finite="skip"), datamodule=digits())
+    assert float(run.callback_metrics["train/skipped_steps"]) == 1
+
+
+def test_what_a_loss_raises_for_other_reasons_stays(tmp_path: Path) -> None:
+    class Wrong(VICReg):
+        def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+            raise ValueError("a mistake of its own")
+
+    with pytest.raises(ValueError, match="a mistake of its own"):
+        trainer(tmp_path).fit(Wrong(**SMALL), datamodule=digits())
+
+
 # Steps that are left out
 
 
