@@ -212,6 +212,23 @@ def test_what_a_loss_raises_for_other_reasons_stays(tmp_path: Path) -> None:
         trainer(tmp_path).fit(Wrong(**SMALL), datamodule=digits())
 
 
+def test_what_is_saved_on_the_exception_is_where_to_go_on(tmp_path: Path) -> None:
+    """Resumed without the fault, the training ends as one that never had it: the queue and the optimizer too."""
+
+    def run(step: int, folder: Path, resume: Path | None = None) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = at_step(step, "nan", MoCo)(**SMALL, queue=100, predictor=None)
+        saves = ModelCheckpoint(folder, save_last=True, save_on_exception=True)
+        trained = trainer(folder, saves, enable_checkpointing=True)
+        trained.fit(model, datamodule=digits(), ckpt_path=resume, weights_only=True)
+        return dict(model.state_dict())
+
+    with pytest.raises(UserError, match="not finite at step 3"):
+        run(3, tmp_path / "stopped")
+    whole = run(-1, tmp_path / "whole")
+    assert same(run(-1, tmp_path / "resumed", tmp_path / "stopped" / "last.ckpt"), whole)
+
+
 # Steps that are left out
 
 
