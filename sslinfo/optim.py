@@ -52,7 +52,7 @@ class OptimizerConfig:
 
     >>> OptimizerConfig(final=2.0)
     Traceback (most recent call last):
-    sslinfo.errors.UserError: optimizer.final=2.0 must be a number in [0, 1]
+    sslinfo.errors.UserError: optimizer.final must be in [0, 1], got 2.0
     """
 
     name: str = "adamw"

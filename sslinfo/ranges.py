@@ -27,15 +27,15 @@ def check_range(name: str, value: Any, interval: str, *, whole: bool = False) ->
     >>> check_range("momentum", 0.9, "[0, 1]")
     >>> check_range("lr", -1, "> 0")
     Traceback (most recent call last):
-    sslinfo.errors.UserError: lr=-1 must be a number > 0
+    sslinfo.errors.UserError: lr must be > 0, got -1
     >>> check_range("k", 2.5, "[1, 1e9]", whole=True)
     Traceback (most recent call last):
-    sslinfo.errors.UserError: k=2.5 must be a whole number in [1, 1e9]
+    sslinfo.errors.UserError: k must be a whole number in [1, 1e9], got 2.5
     """
     kind = Integral if whole else Real
     if isinstance(value, bool) or not isinstance(value, kind) or not _within(value, interval):
         place = f"in {interval}" if interval[0] in "[(" else interval
-        raise UserError(f"{name}={value!r} must be a {'whole ' if whole else ''}number {place}")
+        raise UserError(f"{name} must be {'a whole number ' if whole else ''}{place}, got {value!r}")
 
 
 def _within(value: Real, interval: str) -> bool:

@@ -114,7 +114,7 @@ def test_absurd_numbers_are_refused(kind: type, name: str, put: Callable[[Any], 
 def test_the_documentation_states_the_range(kind: type, name: str, put: Callable[[Any], Any]) -> None:
     with pytest.raises(UserError) as caught:
         made(kind, **{name: put(-1)})
-    said = re.search(r"must be a (?:whole )?number (?:in )?(.*)", str(caught.value))
+    said = re.search(r"must be (?:a whole number )?(?:in )?(.*), got ", str(caught.value))
     assert said is not None
     assert said[1] in entry(kind, name)
 
@@ -145,7 +145,7 @@ def test_ends_of_intervals(interval: str, inside: list[Any], outside: list[Any])
     for value in inside:
         check_range("x", value, interval)
     for value in outside:
-        with pytest.raises(UserError, match=re.escape(f"x={value!r} must be a number")):
+        with pytest.raises(UserError, match=f"x must be .*, got {re.escape(repr(value))}"):
             check_range("x", value, interval)
 
 

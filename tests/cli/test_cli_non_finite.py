@@ -63,14 +63,17 @@ def test_a_checkpoint_of_one_that_did(in_tmp: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "SimCLR", "--model.temperature", ".nan"], "temperature=nan must be a number in [1e-4, 1e4]"),
-        (["--model.optimizer.lr", "-1"], "optimizer.lr=-1.0 must be a number in (0, 1e30]"),
+        (["--model", "SimCLR", "--model.temperature", ".nan"], "temperature must be in [1e-4, 1e4], got nan"),
+        (["--model.optimizer.lr", "-1"], "optimizer.lr must be in (0, 1e30], got -1.0"),
         (
             ["--model.optimizer.batch_size_of_lr", "0"],
-            "optimizer.batch_size_of_lr=0 must be a whole number in [1, 1e9]",
+            "optimizer.batch_size_of_lr must be a whole number in [1, 1e9], got 0",
         ),
-        (["--model.entropy", "LogDet", "--model.entropy.beta", "-1"], "beta=-1.0 must be a number in [1e-9, 1e9]"),
-        (["--trainer.callbacks", "[{class_path: KNNProbe, init_args: {k: -1}}]"], "k=-1 must be a whole number in"),
+        (["--model.entropy", "LogDet", "--model.entropy.beta", "-1"], "beta must be in [1e-9, 1e9], got -1.0"),
+        (
+            ["--trainer.callbacks", "[{class_path: KNNProbe, init_args: {k: -1}}]"],
+            "k must be a whole number in [1, 1e9], got -1",
+        ),
     ],
 )
 def test_numbers_out_of_range(

@@ -194,7 +194,7 @@ def test_misspelt_names_and_stems() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("conv4", {"width": 0}, r"backbone_options=\{'width': 0\}: width=0 must be a whole number in"),
+        ("conv4", {"width": 0}, r"backbone_options=\{'width': 0\}: width must be a whole number in .*, got 0"),
         ("conv4", {"wdth": 3}, r"backbone_options=\{'wdth': 3\} do not fit backbone='conv4': .*'wdth'"),
         ("resnet18", {"wdth": 3}, r"backbone_options=\{'wdth': 3\} do not fit backbone='resnet18': .*'wdth'"),
         ("vit_tiny_patch16_224", {"patch_size": 0}, "backbone_options=.* do not fit backbone='vit_tiny"),

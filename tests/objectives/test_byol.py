@@ -207,5 +207,5 @@ def test_an_entropy_half_acts_on_the_projections() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(UserError, match=r"momentum=1.5 must be a number in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"momentum must be in \[0, 1\], got 1.5"):
         small(momentum=1.5)

@@ -351,9 +351,9 @@ def test_an_entropy_half_is_added_with_its_weight() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(UserError, match="epsilon=0 must be a number > 0"):
+    with pytest.raises(UserError, match="epsilon must be > 0, got 0"):
         sinkhorn(torch.zeros(2, 2), epsilon=0)
-    with pytest.raises(UserError, match=r"prototypes=1 must be a whole number in \[2, 1e7\]"):
+    with pytest.raises(UserError, match=r"prototypes must be a whole number in \[2, 1e7\], got 1"):
         small(prototypes=1)
-    with pytest.raises(UserError, match="temperature=0 must be a number in"):
+    with pytest.raises(UserError, match="temperature must be in .*, got 0"):
         small(temperature=0)
