@@ -166,5 +166,5 @@ def test_what_is_no_whole_number(value: Any) -> None:
     ids=str,
 )
 def test_numbers_among_the_options_of_an_optimizer(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"optimizer.options.{next(iter(options))}="):
+    with pytest.raises(UserError, match=f"optimizer.options.{next(iter(options))} must be"):
         OptimizerConfig(options=options)
