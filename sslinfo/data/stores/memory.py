@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslinfo.data.stores.base import Fetched, ImageStore, Shape, checked_labels
+from sslinfo.data.stores.base import Fetched, ImageStore, Shape, checked_labels, places_of
 from sslinfo.data.stores.pixels import presented
 from sslinfo.errors import UserError
 
@@ -45,6 +45,7 @@ class MemoryStore(ImageStore):
         self.images = images
         self._labels = checked_labels(labels, len(images), self.classes, where)
         self.channels = images.shape[1]
+        self.decoded_from: ImageStore | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -60,6 +61,12 @@ class MemoryStore(ImageStore):
         self._check(positions)
         rows = self._rows[positions]
         return Fetched(self.images.index_select(0, rows).contiguous(), self._labels[rows], self.index[positions])
+
+    def relabel(self, ids: Tensor) -> None:
+        self._labels = places_of(self._labels, ids, self.where)
+
+    def file_of(self, index: int) -> str | None:
+        return None if self.decoded_from is None else self.decoded_from.file_of(index)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
         batch = self.read([position])
