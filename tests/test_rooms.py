@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "sslinfo"
 # From the ground up. A file at the root of the package is a room of its own.
 FLOORS = (
     "errors",
+    "ranges",
     "precision",
     "distributed",
     "recipes",

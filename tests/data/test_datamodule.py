@@ -486,7 +486,7 @@ def test_no_image_of_a_batch_can_be_decoded(tmp_path: Path) -> None:
         path.write_bytes(b"no image")
     with (
         pytest.warns(UserWarning, match="Skipped"),
-        pytest.raises(UserError, match=r"no image of a batch of 4 .* could be decoded: check data\.root"),
+        pytest.raises(UserError, match=r"none of 22 images of .* can be decoded: check data\.root"),
     ):
         next(iter(data.train_dataloader()))
 
@@ -510,8 +510,8 @@ def test_four_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"val_fraction": 1.0}, r"val_fraction=1\.0 must be in"),
+        ({"batch_size": 0}, r"data\.batch_size must be a whole number in \[1, .*\], got 0"),
+        ({"val_fraction": 1.0}, r"data\.val_fraction must be in \[0, 1\), got 1\.0"),
         ({"dataset": "digit"}, "did you mean 'digits'"),
         ({"mean": [0.5, 0.5, 0.5]}, "one entry for each of the 1 channels"),
         ({"batch_size": 1700}, "more than the 1617 training images"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -29,9 +29,11 @@ class ReadOptions:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.channels not in (None, 1, 3):
+        if self.channels not in (None, 1, 3) or isinstance(self.channels, bool):
             raise UserError(f"data.channels must be 1, 3 or null, got {self.channels}")
-        if self.in_memory not in ("auto", True, False):
+        if self.on_bad_image not in get_args(OnBadImage):
+            raise UserError(f"data.on_bad_image must be one of {get_args(OnBadImage)}, got {self.on_bad_image!r}")
+        if self.in_memory != "auto" and not isinstance(self.in_memory, bool):
             raise UserError(f'data.in_memory must be "auto", true or false, got {self.in_memory!r}')
 
     def holds(self, size: int) -> bool:

@@ -15,7 +15,6 @@ from sslinfo.data.readers.scan import KINDS, LeftOut, Walk, holds_images, is_ima
 from sslinfo.data.stores.base import shown
 from sslinfo.errors import UserError
 
-
 _SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "validate", "dev"),
@@ -128,9 +127,8 @@ def _split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
     if others and ("train" not in folder_of or not _has_class_folders(root / folder_of["train"])):
         return {}, []
     if "train" not in folder_of:
-        raise MissingData(
-            f"{root / 'train'} is missing beside {', '.join(f'{name}/' for name in folder_of.values())}, and the classes are taken from it"
-        )
+        beside = ", ".join(f"{name}/" for name in folder_of.values())
+        raise MissingData(f"{root / 'train'} is missing beside {beside}, and the classes are taken from it")
     besides = [f"the folder{'s' if len(others) > 1 else ''} {some(others)}"] if others else []
     direct = sum(is_image(entry.name) for entry in os.scandir(root) if not entry.is_dir())
     if direct:

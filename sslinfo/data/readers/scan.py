@@ -107,7 +107,8 @@ class Walk:
             self._follow(path, files, root)
         self._take_links()
         if self.direct:
-            self.direct += [os.path.join(root, name) for name in self.by_class if is_image(name) and not self.by_class[name]]
+            empty = [name for name, files in self.by_class.items() if not files and is_image(name)]
+            self.direct += [os.path.join(root, name) for name in empty]
         linked = {same_name(os.path.basename(path)) for path in self.left_out.links}
         self.by_class = {name: files for name, files in self.by_class.items() if files or name not in linked}
 

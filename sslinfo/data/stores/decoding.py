@@ -136,7 +136,7 @@ def _check_whole(image: Image.Image) -> None:
 
 def _bits(image: Image.Image) -> int:
     """Bits of each channel in the file, as far as PIL's decoder says."""
-    for tile in image.tile:
+    for tile in getattr(image, "tile", ()):
         arguments: Any = tile[3]
         arguments = arguments if isinstance(arguments, tuple) else (arguments,)
         if any(isinstance(word, str) and ";16" in word for word in arguments):

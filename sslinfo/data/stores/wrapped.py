@@ -1,5 +1,6 @@
 """WrappedStore: the interface of stores over any map-style dataset."""
 
+import math
 from operator import index
 from typing import Any
 
@@ -78,7 +79,8 @@ class WrappedStore(PerImageStore):
         shapes = {(self.channels, image.shape[1], image.shape[2]) for image in images}
         self._shape = shapes.pop() if len(shapes) == 1 else None
         self._listed = _listed_labels(dataset)
-        if self._listed is not None and self._disagree(self._listed, {row: label for row, (_, label) in probed.items()}):
+        tried = {row: label for row, (_, label) in probed.items()}
+        if self._listed is not None and self._disagree(self._listed, tried):
             self._listed = None
         # Grey images among coloured ones become RGB. The other way round would lose colours without being asked to.
         self._wanted_channels = self.channels if self.channels == 3 else channels
@@ -155,11 +157,12 @@ class WrappedStore(PerImageStore):
                 "set data.channels, or let the dataset convert its images"
             )
         if tensor.is_floating_point():
-            low, high = tensor.aminmax()
-            if not (float(low) >= 0 and float(high) <= 1):
+            low, high = (float(end) for end in tensor.aminmax())
+            if not (low >= 0 and high <= 1):
+                finite = math.isfinite(low) and math.isfinite(high)
+                way_out = "take the normalisation out of the dataset" if finite else "mend what it is computed from"
                 raise UserError(
-                    f"{where} has values from {float(low):.3g} to {float(high):.3g}: float images lie in [0, 1]; "
-                    "take the normalisation out of the dataset"
+                    f"{where} has values from {low:.3g} to {high:.3g}: float images lie in [0, 1]; {way_out}"
                 )
         return tensor, label if self._ids is None else int(places_of(torch.tensor(label), self._ids, where))
 
