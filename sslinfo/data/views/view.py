@@ -86,7 +86,9 @@ def crop_boxes(
         shape = width.double() / height.double()
         central_h = torch.where(shape < ratio[0], (width / ratio[0]).round(), height.double())
         central_w = torch.where(shape > ratio[1], (height * ratio[1]).round(), width.double())
-        h, w = torch.where(found, h, central_h), torch.where(found, w, central_w)
+        # A ratio far from the image's would leave no pixel of the shorter side.
+        h = torch.where(found, h, central_h.clamp(min=1))
+        w = torch.where(found, w, central_w.clamp(min=1))
         top = torch.where(found, top, ((height - h) / 2).floor())
         left = torch.where(found, left, ((width - w) / 2).floor())
     return top.long(), left.long(), h.long(), w.long()
