@@ -106,6 +106,11 @@ def test_a_list_that_disagrees_with_the_items_is_found_out(name):
     assert data.num_classes is None
 
 
+def test_a_data_set_of_one_image():
+    with pytest.raises(UserError, match=r"Items has one image: none is left for validation"):
+        ready([0])
+
+
 def test_named_classes_without_images_keep_their_places():
     """Of three named classes the second has no images: the third is still the third."""
     store = MemoryStore(IMAGES, torch.arange(12) % 2 * 2, ["a", "b", "c"])

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from sslinfo.data.stores import FileStore, ImageStore, MemoryStore, OnBadImage
+from sslinfo.data.stores.base import shown
 from sslinfo.errors import UserError
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of a split that `in_memory: auto` holds
@@ -69,6 +71,10 @@ def file_store(
     if options.in_memory is not False:
         decoded = store.to_memory(limit=None if options.in_memory is True else MEMORY_LIMIT)
         if isinstance(decoded, MemoryStore):
+            if decoded.skipped:
+                rank_zero_only(print)(
+                    f"note: {decoded.skipped} of {len(paths)} images in {shown(where)} are skipped as bad", flush=True
+                )
             return decoded
         if options.in_memory is True:
             raise UserError(f"the images of {store.where} are not all of one size: set data.in_memory: false")

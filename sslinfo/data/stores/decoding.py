@@ -59,7 +59,7 @@ def pixels_of(path: str, channels: int) -> tuple[Tensor, bool]:
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[IO[bytes], Image.Image]]:
     try:
-        with _file(path) as file, _recognised(file) as image:
+        with opened(path) as file, _recognised(file) as image:
             yield file, image
     except Exception as error:
         if isinstance(error, BadImage | MemoryError):
@@ -70,8 +70,13 @@ def _opened(path: str) -> Iterator[tuple[IO[bytes], Image.Image]]:
         raise BadImage(f"{shown(path)} cannot be decoded ({error}): {WAY_OUT}") from error
 
 
-def _file(path: str) -> IO[bytes]:
-    """The file, opened so that a pipe does not wait for its writer."""
+def opened(path: str) -> IO[bytes]:
+    """The file, opened so that a pipe does not wait for its writer.
+
+    Raises:
+        BadImage: there is something that is no file, or a link that leads nowhere.
+        OSError: the system cannot open it.
+    """
     try:
         file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
     except OSError as error:

@@ -1,14 +1,19 @@
 """How a folder is read: which of its folders are splits and which are classes, and what is said of it."""
 
+import math
 import os
 import unicodedata
+import warnings
 
 import pytest
 from PIL import Image
+from rank_trainer import SmallNet, rank_trainer
 
+from sslinfo.callbacks import KNNProbe, LinearProbe
 from sslinfo.data import TwoViewDataModule
 from sslinfo.data.datasets import load
 from sslinfo.errors import UserError
+from sslinfo.objectives import VICReg
 
 
 def make(root, **counts):
@@ -137,12 +142,9 @@ def test_all_images_bad(tmp_path, mode, message, in_memory):
 
 @pytest.mark.parametrize("in_memory", ["auto", False])
 @pytest.mark.filterwarnings("ignore:Skipped")
-def test_a_class_folder_of_bad_files(tmp_path, in_memory):
-    """Whole batches of evaluation are bad, and all of them on one of two ranks."""
-    make(tmp_path, train__a=20, train__b=20, val__a=10, val__b=10)
-    for folder in ("train/a", "val/a"):
-        for path in (tmp_path / folder).iterdir():
-            path.write_bytes(b"")
+def test_a_class_folder_of_bad_files(tmp_path, in_memory, capsys):
+    """Whole batches of evaluation are bad."""
+    half_bad(tmp_path)
     data = TwoViewDataModule(
         "imagefolder", str(tmp_path), 5, image_size=8, on_bad_image="skip", in_memory=in_memory, seed=0
     )
@@ -157,3 +159,32 @@ def test_a_class_folder_of_bad_files(tmp_path, in_memory):
     assert len(seen) % 5 == 0
     assert set(seen) <= set(range(20, 40))
     assert data.num_classes == 2
+    said = f"note: 20 of 40 images in {tmp_path / 'train'} are skipped as bad\n"
+    assert (said in capsys.readouterr().out) == (in_memory == "auto")
+
+
+def half_bad(root):
+    make(root, train__a=20, train__b=20, val__a=10, val__b=10)
+    for folder in ("train/a", "val/a"):
+        for path in (root / folder).iterdir():
+            path.write_bytes(b"")
+
+
+def _training_on_rank(rank, world_size, root):
+    warnings.filterwarnings("ignore", "Skipped")
+    data = TwoViewDataModule("imagefolder", root, 5, image_size=8, on_bad_image="skip", in_memory=False, seed=0)
+    model = VICReg(backbone=SmallNet(), projector=[8], projector_norm="layer")
+    trainer = rank_trainer(rank, world_size, max_epochs=2, callbacks=[LinearProbe(), KNNProbe(k=2)])
+    trainer.fit(model, data)
+    whole = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return trainer.global_step, whole, [float(weight.double().sum()) for weight in model.parameters()]
+
+
+def test_ranks_keep_step_where_one_has_bad_images_alone(tmp_path, ranks):
+    """Two ranks take the blocks of a validation batch: the first has class a, of which nothing is good."""
+    half_bad(tmp_path)
+    (step, logged, weights), (other_step, other_logged, other_weights) = ranks(2, _training_on_rank, str(tmp_path))
+    assert step == other_step == 8
+    assert weights == other_weights
+    assert logged["probe/knn_top1"] == other_logged["probe/knn_top1"] == 1.0  # one class is left, and all are found
+    assert all(math.isfinite(value) for value in logged.values())
