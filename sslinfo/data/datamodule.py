@@ -21,16 +21,16 @@ from sslinfo.data.source import Source
 from sslinfo.data.splits import TrainOn, divided
 from sslinfo.data.stores import ImageStore, OnBadImage
 from sslinfo.data.views import Preset, View, ViewPipeline, views_preset
-from sslinfo.data.views.pipeline import LARGEST, check_normalization
+from sslinfo.data.views.pipeline import SIZES, check_normalization
 from sslinfo.distributed import world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import plain_hyperparameters, with_current_paths
 from sslinfo.lightning_compat import batch_in_work, no_batch_yet
-from sslinfo.ranges import check_number, check_whole_number
+from sslinfo.ranges import check_range
 
 Split = Literal["train", "val", "test"]
 
-_LARGEST_SEED = 2**32 - 1  # what seed_everything takes too
+_SEEDS = f"[0, {2**32 - 1}]"  # what seed_everything takes too
 
 
 class TwoViewDataModule(LightningDataModule):
@@ -112,14 +112,14 @@ class TwoViewDataModule(LightningDataModule):
         self.save_hyperparameters()
         self.left_out = plain_hyperparameters(self)
         self.options = ReadOptions(on_bad_image, in_memory, channels)
-        check_whole_number("data.batch_size", batch_size, 1, 2**31)
-        check_number("data.val_fraction", val_fraction, 0, 1, below=True)
-        check_whole_number("data.num_workers", num_workers, 0, 1024)
-        check_whole_number("data.split_seed", split_seed, 0, _LARGEST_SEED)
+        check_range("data.batch_size", batch_size, "[1, 1e9]", whole=True)
+        check_range("data.val_fraction", val_fraction, "[0, 1)")
+        check_range("data.num_workers", num_workers, "[0, 1024]", whole=True)
+        check_range("data.split_seed", split_seed, _SEEDS, whole=True)
         if seed is not None:
-            check_whole_number("data.seed", seed, 0, _LARGEST_SEED)
+            check_range("data.seed", seed, _SEEDS, whole=True)
         if image_size is not None:
-            check_whole_number("data.image_size", image_size, 1, LARGEST)
+            check_range("data.image_size", image_size, SIZES, whole=True)
         check_normalization(mean, std, "data.")
         if train_on not in get_args(TrainOn):
             raise UserError(f"data.train_on must be one of {', '.join(get_args(TrainOn))}, got {train_on!r}")

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from sslinfo.data.readers.base import MissingData, ReadOptions, Splits, file_store, locate
-from sslinfo.data.readers.scan import KINDS, LeftOut, Walk, holds_images, is_image, some
+from sslinfo.data.readers.scan import KINDS, LeftOut, Walk, holds_images, is_folder, is_image, some
 from sslinfo.data.stores.base import shown
 from sslinfo.errors import UserError
 
@@ -107,7 +107,7 @@ def imagefolder(root: Path, options: ReadOptions) -> Splits:
 
 def _split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
     """The folder of each split, and what lies beside them; no folders where those of the root are classes."""
-    names = sorted(e.name for e in os.scandir(root) if not e.name.startswith(".") and e.is_dir())
+    names = sorted(e.name for e in os.scandir(root) if not e.name.startswith(".") and is_folder(e))
     split_of = {spelling: split for split, spellings in _SPELLINGS.items() for spelling in spellings}
     folder_of: dict[str, str] = {}
     others = []
@@ -130,14 +130,14 @@ def _split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
         beside = ", ".join(f"{name}/" for name in folder_of.values())
         raise MissingData(f"{root / 'train'} is missing beside {beside}, and the classes are taken from it")
     besides = [f"the folder{'s' if len(others) > 1 else ''} {some(others)}"] if others else []
-    direct = sum(is_image(entry.name) for entry in os.scandir(root) if not entry.is_dir())
+    direct = sum(is_image(entry.name) for entry in os.scandir(root) if not is_folder(entry))
     if direct:
         besides.append(f"{direct} images beside {folder_of['train']}/")
     return folder_of, besides
 
 
 def _has_class_folders(folder: Path) -> bool:
-    return any(e.is_dir() and not e.name.startswith(".") and holds_images(e.path) for e in os.scandir(folder))
+    return any(is_folder(e) and not e.name.startswith(".") and holds_images(e.path) for e in os.scandir(folder))
 
 
 def _say(root: Path, scans: Mapping[str, _Scan], folder_of: Mapping[str, str], left_out: Sequence[str]) -> None:

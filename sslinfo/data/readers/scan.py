@@ -94,7 +94,7 @@ class Walk:
         real = os.path.realpath(root)
         self._real[real] = root
         for entry in _entries(root):
-            if _is_folder(entry):
+            if is_folder(entry):
                 files = self.by_class.setdefault(same_name(entry.name), [])
                 if entry.is_symlink():
                     self._folder_links.append((files, entry.path))
@@ -118,15 +118,18 @@ class Walk:
             return
         self._real[real] = path
         for entry in _entries(path):
-            if not _is_folder(entry):
+            if not is_folder(entry):
                 self._file(entry, files)
             elif entry.is_symlink():
                 self._folder_links.append((files, entry.path))
             else:
-                before = len(files) + len(self._folder_links)
+                before = self._count(files)
                 self._folder(entry.path, os.path.join(real, entry.name), files)
-                if is_image(entry.name) and len(files) + len(self._folder_links) == before:
+                if is_image(entry.name) and self._count(files) == before:
                     files.append(entry.path)
+
+    def _count(self, files: list[str]) -> int:
+        return len(files) + len(self._folder_links) + len(self._file_links)
 
     def _file(self, entry: os.DirEntry[str], files: list[str]) -> None:
         if is_image(entry.name):
@@ -179,7 +182,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link that leads nowhere or to itself is none."""
     try:
         return entry.is_dir()
     except OSError as error:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sslinfo.errors import UserError
@@ -49,6 +51,7 @@ class ImageStore(ABC):
         channels: the number of channels of every image.
         index: int64 (len,), the position of each image in the store before any `subset`.
         total: how many images the store had before any `subset`; every `index` is below it.
+        files: the file of each image before any `subset`, as bytes, or None where images are no files.
     """
 
     where: str
@@ -56,6 +59,7 @@ class ImageStore(ABC):
     channels: int
     index: Tensor
     total: int
+    files: NDArray[np.bytes_] | None
     _rows: Tensor
     _bad: set[int]
 
@@ -64,6 +68,7 @@ class ImageStore(ABC):
         self.classes = None if classes is None else list(classes)
         self.index = torch.arange(length)
         self.total = length
+        self.files = None
         self._rows = torch.arange(length)
         self._bad = set()
 
@@ -101,14 +106,14 @@ class ImageStore(ABC):
     def __len__(self) -> int:
         return len(self.index)
 
-    def file_of(self, index: int) -> str | None:
-        """The file of the image with this `index`, None where images are not files of their own."""
-        return None
+    def file_of(self, identity: int) -> str | None:
+        """The file of the image with this `index`, None where images are no files."""
+        return None if self.files is None else os.fsdecode(self.files[identity])
 
-    def name_of(self, index: int) -> str:
+    def name_of(self, identity: int) -> str:
         """What a message calls the image with this `index`: its file, or its place."""
-        file = self.file_of(index)
-        return f"image {index} of {self.where}" if file is None else shown(file)
+        file = self.file_of(identity)
+        return f"image {identity} of {self.where}" if file is None else shown(file)
 
     @property
     def skipped(self) -> int:

@@ -73,6 +73,7 @@ class FileStore(PerImageStore):
         if where is None:
             where = os.path.commonpath([os.path.dirname(path) for path in paths])
         super().__init__(len(paths), classes, where, on_bad_image)
+        self.files = self._paths
         self._labels = checked_labels(labels, len(paths), self.classes, where)
         self.channels = channels
         self._said: list[str] = []  # shared by all subsets
@@ -102,9 +103,6 @@ class FileStore(PerImageStore):
     def path(self, position: int) -> str:
         """The file at this position."""
         return os.fsdecode(self._paths[int(self._rows[position])])
-
-    def file_of(self, index: int) -> str:
-        return os.fsdecode(self._paths[index])
 
     def _read(self, row: int) -> tuple[Tensor, int]:
         path = os.fsdecode(self._paths[row])

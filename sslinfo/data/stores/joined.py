@@ -80,9 +80,10 @@ class JoinedStore(ImageStore):
         self.first.relabel(ids)
         self.second.relabel(ids)
 
-    def file_of(self, index: int) -> str | None:
-        within = index - self.first.total
-        return self.first.file_of(index) if within < 0 else self.second.file_of(within)
+    def file_of(self, identity: int) -> str | None:
+        if identity < self.first.total:
+            return self.first.file_of(identity)
+        return self.second.file_of(identity - self.first.total)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
         row = int(self._rows[position])

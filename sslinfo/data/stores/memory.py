@@ -45,7 +45,6 @@ class MemoryStore(ImageStore):
         self.images = images
         self._labels = checked_labels(labels, len(images), self.classes, where)
         self.channels = images.shape[1]
-        self.decoded_from: ImageStore | None = None
 
     @property
     def labels(self) -> Tensor:
@@ -64,9 +63,6 @@ class MemoryStore(ImageStore):
 
     def relabel(self, ids: Tensor) -> None:
         self._labels = places_of(self._labels, ids, self.where)
-
-    def file_of(self, index: int) -> str | None:
-        return None if self.decoded_from is None else self.decoded_from.file_of(index)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
         batch = self.read([position])

@@ -130,7 +130,7 @@ class PerImageStore(ImageStore):
         named = self.classes is None or not len(labels) or int(labels.max()) < len(self.classes)
         store = MemoryStore(images, labels, self.classes if named else None, self.where)
         store.index, store.total, store._bad = self.index[good], self.total, set(self._bad)
-        store.decoded_from = self
+        store.files = self.files
         return store
 
     def _threads(self, pixels: int) -> int:

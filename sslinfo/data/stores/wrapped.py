@@ -66,7 +66,7 @@ class WrappedStore(PerImageStore):
         classes = [str(name) for name in names] if isinstance(names, list | tuple) else None
         super().__init__(len(dataset), classes, where, on_bad_image)
         if isinstance(dataset, ImageStore):
-            self.index, self.total = dataset.index.clone(), dataset.total
+            self.index, self.total, self.files = dataset.index.clone(), dataset.total, dataset.files
         self.dataset = dataset
         self._wanted_channels = channels
         self.channels = channels or 0
@@ -106,9 +106,6 @@ class WrappedStore(PerImageStore):
         if "labels" in self._label_cache:
             self._label_cache["labels"] = places_of(self._label_cache["labels"], ids, self.where)
         self._ids = ids
-
-    def file_of(self, index: int) -> str | None:
-        return self.dataset.file_of(index) if isinstance(self.dataset, ImageStore) else None
 
     def _disagree(self, listed: Tensor, tried: dict[int, int]) -> bool:
         """Whether items that were tried have other labels than the dataset lists; said where they have."""

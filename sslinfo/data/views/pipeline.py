@@ -11,7 +11,7 @@ from sslinfo.data.views import colour
 from sslinfo.data.views.resample import Interpolation, to_float
 from sslinfo.data.views.view import Parameters, View
 from sslinfo.errors import UserError
-from sslinfo.ranges import check_numbers, check_whole_number
+from sslinfo.ranges import check_numbers, check_range
 
 # Elements of the views that are worked on at a time. On a CPU they stay, with their temporaries, in a core's
 # second-level cache and in memory that the C library keeps (larger pieces go back to the system and cost page faults);
@@ -20,7 +20,7 @@ _CPU_CHUNK = 200_000
 _GPU_CHUNK = 64_000_000
 
 
-LARGEST = 8192  # pixels of a view's side
+SIZES = "[1, 8192]"  # pixels of a view's side
 
 
 def check_normalization(mean: Sequence[float] | None, std: Sequence[float] | None, prefix: str = "") -> None:
@@ -38,9 +38,9 @@ def check_normalization(mean: Sequence[float] | None, std: Sequence[float] | Non
     """
     hint = "pixels lie in [0, 1], so divide what was measured in levels by 255"
     if mean is not None:
-        check_numbers(f"{prefix}mean", mean, 0, 0, 1, hint=hint)
+        check_numbers(f"{prefix}mean", mean, "[0, 1]", hint=hint)
     if std is not None:
-        check_numbers(f"{prefix}std", std, 0, 0.001, 10, hint=hint)
+        check_numbers(f"{prefix}std", std, "[0.001, 10]", hint=hint)
     if mean is not None and std is not None and len(mean) != len(std):
         raise UserError(f"{prefix}mean and {prefix}std must be of one length, got {mean} and {std}")
 
@@ -73,7 +73,7 @@ class ViewPipeline:
     ) -> None:
         if not views:
             raise UserError("views must hold at least one View, got none: views_preset(name) has the published ones")
-        check_whole_number("size", size, 1, LARGEST)
+        check_range("size", size, SIZES, whole=True)
         check_normalization(mean, std)
         self.views = list(views)
         self.size = size

@@ -17,7 +17,7 @@ from sslinfo.data.keyed_random import normals_of, stream_keys, uniforms
 from sslinfo.data.views import colour
 from sslinfo.data.views.resample import Interpolation, affine, gaussian_blur, resample_matrix, separable, to_float
 from sslinfo.errors import UserError
-from sslinfo.ranges import check_interval, check_number, check_numbers, check_whole_number
+from sslinfo.ranges import check_ends, check_numbers, check_range
 
 Parameters = dict[str, Tensor]
 Box = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -183,23 +183,23 @@ class View:
 
     def _check(self) -> None:
         for name in ("flip", "jitter_probability", "grey", "blur", "solarize", "solarize_threshold"):
-            check_number(name, getattr(self, name), 0, 1)
+            check_range(name, getattr(self, name), "[0, 1]")
         for name in ("translate", "noise"):
-            check_number(name, getattr(self, name), 0, 1)
-        check_number("degrees", self.degrees, 0, 180)
-        check_number("shear", self.shear, 0, 89)
+            check_range(name, getattr(self, name), "[0, 1]")
+        check_range("degrees", self.degrees, "[0, 180]")
+        check_range("shear", self.shear, "[0, 89]")
         if self.crop_scale is not None:
-            check_interval("crop_scale", self.crop_scale, 0, 1, above=True)
+            check_ends("crop_scale", self.crop_scale, "(0, 1]")
         for name in ("crop_ratio", "blur_sigma", "scale"):
-            check_interval(name, getattr(self, name), 0.01, 100)
+            check_ends(name, getattr(self, name), "[0.01, 100]")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise UserError(f"interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
         if self.jitter is not None:
             hint = "the strengths of brightness, contrast, saturation and hue, hue at most 0.5"
-            check_numbers("jitter", self.jitter, 4, 0, 10, hint=hint)
-            check_number("jitter's hue", self.jitter[3], 0, 0.5)
+            check_numbers("jitter", self.jitter, "[0, 10]", count=4, hint=hint)
+            check_range("jitter's hue", self.jitter[3], "[0, 0.5]")
         if self.blur_kernel is not None:
-            check_whole_number("blur_kernel", self.blur_kernel, 1, 1023)
+            check_range("blur_kernel", self.blur_kernel, "[1, 1023]", whole=True)
             if self.blur_kernel % 2 == 0:
                 raise UserError(f"blur_kernel must be odd and positive, got {self.blur_kernel}")
 

@@ -123,6 +123,7 @@ def test_classes_that_are_links(tmp_path):
 def test_no_link_leads_from_one_split_into_another(tmp_path):
     make(tmp_path, train__a=2, train__b=2, val__a=1, val__b=1)
     (tmp_path / "train" / "a" / "more").symlink_to("../../val")
+    (tmp_path / "valid").symlink_to("valid")  # leads to itself, and is no second split
     assert sizes(load("imagefolder", tmp_path)) == {"train": 4, "val": 2}
 
 
