@@ -14,7 +14,7 @@ from sslinfo.evaluation.probes import knn_scores
 from sslinfo.objectives.finite import NotFinite
 from sslinfo.outputs import StepOutputs
 from sslinfo.ranges import check_range
-from sslinfo.reporting.publishing import data_of, note_once
+from sslinfo.reporting.publishing import classes_of, note_once
 
 NOT_FINITE = "representations of the validation images hold NaN or infinity"
 
@@ -58,12 +58,10 @@ class KNNProbe(Callback):
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         self.bank = None
-        data = data_of(trainer, "KNNProbe")
-        if data is None:
+        found = classes_of(trainer, "KNNProbe")
+        if found is None:
             return
-        if data.num_classes is None:
-            note_once(module, "KNNProbe is off: the training images have no labels")
-            return
+        data, classes = found
         try:
             features, labels = clean_features(data, module, "train", limit=self.bank_size)
         except NotFinite as error:
@@ -73,7 +71,7 @@ class KNNProbe(Callback):
             return
         known = labels >= 0
         self.bank = features[known], labels[known]
-        self.metric = MulticlassAccuracy(data.num_classes, average="micro", sync_on_compute=False).to(module.device)
+        self.metric = MulticlassAccuracy(classes, average="micro", sync_on_compute=False).to(module.device)
 
     def _update(self, features: Tensor, labels: Tensor) -> None:
         known = labels >= 0

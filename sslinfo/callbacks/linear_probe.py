@@ -17,7 +17,7 @@ from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import fit_linear
 from sslinfo.outputs import StepOutputs
 from sslinfo.ranges import check_range
-from sslinfo.reporting.publishing import data_of, note_once
+from sslinfo.reporting.publishing import classes_of, note_once
 
 
 class LinearProbe(Callback):
@@ -53,19 +53,17 @@ class LinearProbe(Callback):
     def _build(self, trainer: Trainer, module: LightningModule) -> None:
         if self.head is not None:
             return
-        data = data_of(trainer, "LinearProbe")
-        if data is None:
+        found = classes_of(trainer, "LinearProbe")
+        if found is None:
             return
-        if data.num_classes is None:
-            note_once(module, "LinearProbe is off: the training images have no labels")
-            return
+        _, classes = found
         width = int(module.num_features)  # type: ignore[arg-type]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            head = nn.Sequential(nn.BatchNorm1d(width, affine=False), nn.Linear(width, data.num_classes))
+            head = nn.Sequential(nn.BatchNorm1d(width, affine=False), nn.Linear(width, classes))
         self.head = head.to(module.device)
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=self.lr)
-        self.metric = MulticlassAccuracy(data.num_classes, average="micro", sync_on_compute=False).to(module.device)
+        self.metric = MulticlassAccuracy(classes, average="micro", sync_on_compute=False).to(module.device)
         if self.loaded is not None:
             self.head.load_state_dict(self.loaded["head"])
             self.optimizer.load_state_dict(self.loaded["optimizer"])
@@ -163,9 +161,11 @@ class LinearProbe(Callback):
         self.tested = []
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = data_of(trainer, "LinearProbe")
-        if data is None:
+        found = classes_of(trainer, "LinearProbe")
+        if found is None:
+            self.tested = []
             return
+        data, _ = found
         test, test_labels = (torch.cat(parts) for parts in zip(*self.tested, strict=True))
         self.tested = []
         train, train_labels = (part.cpu() for part in clean_features(data, pl_module, "train"))

@@ -236,6 +236,7 @@ class JointEmbedding(LightningModule):
         return None if clusters is None else clusters.detach()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        self._check_batch(batch, "views", "label", "index")
         self._accumulated += 1
         terms, outputs = self.objective(batch["views"])
         self._guard.note_terms(terms)
@@ -251,6 +252,7 @@ class JointEmbedding(LightningModule):
         return {"loss": terms["loss"], OUTPUTS: outputs}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        self._check_batch(batch, "views", "clean", "label", "index", "keep")
         clean = self._of_clean_images(batch, "val")
         whole, outputs = self._embedded(batch["views"], batch["keep"])
         check_embeddings(self, whole)
@@ -277,6 +279,7 @@ class JointEmbedding(LightningModule):
 
     def _of_clean_images(self, batch: Mapping[str, Any], split: str | None) -> StepOutputs:
         """Representations, labels and indices of the images without augmentation that count."""
+        self._check_batch(batch, "clean", "label", "index", "keep")
         keep = batch["keep"]
         outputs = StepOutputs(
             labels=batch["label"][keep],
@@ -430,3 +433,16 @@ class JointEmbedding(LightningModule):
             )
         half = self.entropy(*[self.entropy.prepare(embeddings[name]) for name in view_names("z", views)])
         return {**half, **terms, "loss": terms["loss"] + half["loss"]}
+
+    def _check_batch(self, batch: Any, *names: str) -> None:
+        """Refuse a batch of an ordinary loader, such as images with labels."""
+        missing = [name for name in names if not isinstance(batch, Mapping) or name not in batch]
+        if missing:
+            got = f"a {type(batch).__name__}"
+            if isinstance(batch, Mapping):
+                got = f"a dict of {', '.join(map(str, batch))}"
+            raise UserError(
+                f"{type(self).__name__} takes batches that are dicts with {', '.join(names)} (views: a list of tensors "
+                f"(N, C, S, S), one for each view), got {got}: pass datamodule=TwoViewDataModule(my_dataset), which "
+                "makes them of any map-style data set, or a loader that gives these"
+            )

@@ -18,6 +18,9 @@ OnBadImage = Literal["error", "skip"]
 Shape = tuple[int, int, int]
 
 
+WAY_OUT = "repair or remove it, or set data.on_bad_image: skip"
+
+
 class BadImage(UserError):
     """A file or an item that cannot be decoded into an image."""
 
@@ -75,6 +78,11 @@ class ImageStore(ABC):
         """int64 (len,), -1 where there is none."""
 
     @property
+    def labels_are_known(self) -> bool:
+        """Whether `labels` costs nothing, where it might take a pass over all images."""
+        return True
+
+    @property
     @abstractmethod
     def shape(self) -> Shape | None:
         """(C, H, W) of every image, or None where sizes are mixed."""
@@ -82,6 +90,10 @@ class ImageStore(ABC):
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Fetched:
         """The images at these positions, less those that cannot be decoded where the store skips them."""
+
+    @abstractmethod
+    def relabel(self, ids: Tensor) -> None:
+        """From now on a label is the place of what it was in `ids`, int64 (K,) in rising order; -1 stays -1."""
 
     @abstractmethod
     def __getitem__(self, position: int) -> tuple[Any, int]:
@@ -94,14 +106,19 @@ class ImageStore(ABC):
     def __len__(self) -> int:
         return len(self.index)
 
+    def file_of(self, identity: int) -> str | None:
+        """The file of the image with this `index`, None where images are no files."""
+        return None if self.files is None else os.fsdecode(self.files[identity])
+
+    def name_of(self, identity: int) -> str:
+        """What a message calls the image with this `index`: its file, or its place."""
+        file = self.file_of(identity)
+        return f"image {identity} of {self.where}" if file is None else shown(file)
+
     @property
     def skipped(self) -> int:
         """How many different images were skipped as undecodable so far, in this process."""
         return len(self._bad)
-
-    def file_of(self, identity: int) -> str | None:
-        """The file of the image with this `index`, None where images are no files."""
-        return None if self.files is None else os.fsdecode(self.files[identity])
 
     def subset(self, indices: Tensor) -> Self:
         """The store of the images at these positions; nothing is copied and each image keeps its `index`."""
@@ -132,6 +149,15 @@ class ImageStore(ABC):
         return torch.stack(images)
 
 
+def shown(path: str) -> str:
+    r"""A path or name as it can be printed anywhere: bytes that are not UTF-8 are written out.
+
+    >>> shown("caf\udce9.png")
+    'caf\\xe9.png'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def checked_labels(labels: Tensor | None, length: int, classes: list[str] | None, where: str) -> Tensor:
     """The labels as int64, -1 for None; UserError where they do not fit."""
     if labels is None:
@@ -139,8 +165,32 @@ def checked_labels(labels: Tensor | None, length: int, classes: list[str] | None
     if labels.shape != (length,) or labels.is_floating_point():
         got = f"{labels.dtype} of shape {tuple(labels.shape)}"
         raise UserError(f"labels of {where} must be integers of shape ({length},), got {got}")
-    if length and (int(labels.min()) < -1 or (classes is not None and int(labels.max()) >= len(classes))):
-        most = "" if classes is None else f" and below {len(classes)}, the number of classes"
-        got = f"{int(labels.min())} ... {int(labels.max())}"
-        raise UserError(f"labels of {where} must be at least -1{most}, got {got}")
+    got = f"{int(labels.min())} ... {int(labels.max())}" if length else ""
+    if length and int(labels.min()) < -1:
+        raise UserError(
+            f"labels of {where} must be at least -1, got {got}: -1 says that there is none, and image "
+            f"{int(labels.argmin())} has {int(labels.min())}"
+        )
+    if length and classes is not None and int(labels.max()) >= len(classes):
+        raise UserError(f"labels of {where} must be below {len(classes)}, the number of classes, got {got}")
     return labels.to(torch.int64)
+
+
+def places_of(labels: Tensor, ids: Tensor, where: str) -> Tensor:
+    """The place in `ids`, which rises, of each label; -1 for -1.
+
+    Raises:
+        UserError: a label is not among them.
+
+    Example:
+        >>> places_of(torch.tensor([7, -1, 3]), torch.tensor([3, 5, 7]), "a set").tolist()
+        [2, -1, 0]
+    """
+    places = torch.searchsorted(ids, labels).clamp(max=len(ids) - 1)
+    wrong = (ids[places] != labels) & (labels != -1)
+    if bool(wrong.any()):
+        raise UserError(
+            f"{where} has the label {int(labels[wrong][0])}, which no training image has: "
+            "add such images to the training set, or set the label to None or -1"
+        )
+    return torch.where(labels == -1, -1, places)

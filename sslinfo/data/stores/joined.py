@@ -57,11 +57,6 @@ class JoinedStore(ImageStore):
     def skipped(self) -> int:
         return self.first.skipped + self.second.skipped
 
-    def file_of(self, identity: int) -> str | None:
-        if identity < self.first.total:
-            return self.first.file_of(identity)
-        return self.second.file_of(identity - self.first.total)
-
     def read(self, indices: Sequence[int]) -> Fetched:
         positions = torch.as_tensor(indices, dtype=torch.int64)
         self._check(positions)
@@ -80,6 +75,15 @@ class JoinedStore(ImageStore):
         order = slots.argsort()
         batch = self._stacked([images[i] for i in order.tolist()])
         return Fetched(batch, torch.cat(labels)[order], self.index[positions[slots[order]]])
+
+    def relabel(self, ids: Tensor) -> None:
+        self.first.relabel(ids)
+        self.second.relabel(ids)
+
+    def file_of(self, identity: int) -> str | None:
+        if identity < self.first.total:
+            return self.first.file_of(identity)
+        return self.second.file_of(identity - self.first.total)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
         row = int(self._rows[position])
