@@ -44,7 +44,7 @@ class TwoViewDataModule(LightningDataModule):
         dataset: {datasets}, or a map-style data set of your own: an object, or a class by its dotted path
             (my_module.MyDataset).
         root: folder of the data set.
-        batch_size: images per device, 1 or more; a training needs 2 on all devices together.
+        batch_size: images per device, in [1, 1e9]; a training needs 2 on all devices together.
         views: name of a published pair of augmentations ({presets}), or a list of View. None:
             {own_views}else {default_views}.
         image_size: side of the images that the network sees, in [1, 8192]; None keeps the data set's own size (224 for
@@ -70,8 +70,9 @@ class TwoViewDataModule(LightningDataModule):
         in_memory: hold all images as one uint8 tensor. auto does so up to 2 GiB, but not for a ``dataset`` of your own.
         num_workers: processes that decode images, in [0, 1024]; none are needed for images in memory.
         compile_views: compile the augmentations (needs a C++ compiler on a CPU).
-        split_seed: seed of the train/validation split, in [0, 2^32 - 1].
-        seed: seed of the order and the augmentations, in [0, 2^32 - 1]; None takes the run's own (``seed_everything``).
+        split_seed: seed of the train/validation split, in [0, 4294967295].
+        seed: seed of the order and the augmentations, in [0, 4294967295]; None takes the run's own
+            (``seed_everything``).
 
     Raises:
         UserError: an argument that is out of its range, or data that cannot be read; the message names it.

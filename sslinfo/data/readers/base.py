@@ -32,7 +32,7 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         if self.channels not in (None, 1, 3) or isinstance(self.channels, bool):
-            raise UserError(f"data.channels must be 1, 3 or null, got {self.channels}")
+            raise UserError(f"data.channels must be 1, 3 or null, got {self.channels!r}")
         if self.on_bad_image not in get_args(OnBadImage):
             raise UserError(f"data.on_bad_image must be one of {get_args(OnBadImage)}, got {self.on_bad_image!r}")
         if self.in_memory != "auto" and not isinstance(self.in_memory, bool):

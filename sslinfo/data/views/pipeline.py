@@ -53,7 +53,8 @@ class ViewPipeline:
     Args:
         views: one :class:`View` for each view of an image.
         size: height and width of the views, in [1, 8192].
-        mean, std: of each channel, for values in [0, 1]; in [0, 1] and [0.001, 10].
+        mean: of each channel, for values in [0, 1]; in [0, 1] itself.
+        std: standard deviation of each channel, in [0.001, 10].
         compile: compile the resampling weights and the colour jitter; on a CPU it needs a C++ compiler.
 
     Raises:

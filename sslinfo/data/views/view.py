@@ -107,15 +107,15 @@ class View:
             central square.
         crop_ratio: smallest and largest width over height of the crop, in [0.01, 100].
         interpolation: of the resize after the crop, ``bilinear`` or ``bicubic``; clamped to [0, 1].
-        flip: probability of a mirrored view.
+        flip: probability of a mirrored view, in [0, 1].
         jitter: strengths of brightness, contrast, saturation and hue, in [0, 10], that of hue at most 0.5; None for no
             jitter. Images of one channel have neither saturation nor hue.
-        jitter_probability: probability that an image is jittered.
-        grey: probability of a grey view.
-        blur: probability of a Gaussian blur.
+        jitter_probability: probability that an image is jittered, in [0, 1].
+        grey: probability of a grey view, in [0, 1].
+        blur: probability of a Gaussian blur, in [0, 1].
         blur_sigma: smallest and largest standard deviation in pixels of the view, in [0.01, 100].
-        blur_kernel: odd number of taps, at most 1023; None is a tenth of the view's size, at least 3.
-        solarize: probability that values at or above ``solarize_threshold`` are inverted.
+        blur_kernel: odd number of taps, in [1, 1023]; None is a tenth of the view's size, at least 3.
+        solarize: probability that values at or above ``solarize_threshold`` are inverted, in [0, 1].
         solarize_threshold: in [0, 1].
         degrees: largest rotation either way, in [0, 180].
         translate: largest shift either way, as a share of the view's size, in [0, 1], rounded to whole pixels.
