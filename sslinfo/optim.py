@@ -14,6 +14,18 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from sslinfo.errors import UserError
+from sslinfo.ranges import check_range
+
+# Of options that optimizers have in common; all others are finite.
+OPTIONS = {
+    "momentum": "[0, 1]",
+    "dampening": "[0, 1]",
+    "betas": "[0, 1)",
+    "alpha": "[0, 1]",
+    "rho": "[0, 1)",
+    "eps": ">= 0",
+    "trust_coeff": "> 0",
+}
 
 
 @dataclass
@@ -22,17 +34,25 @@ class OptimizerConfig:
 
     Args:
         name: an optimizer of timm's factory: lars, sgd, adamw, ...
-        lr: learning rate for an effective batch of ``batch_size_of_lr`` samples. The rate in use is
+        lr: learning rate, in (0, 1e30], for an effective batch of ``batch_size_of_lr`` samples. The rate in use is
             lr * effective batch / batch_size_of_lr, with effective batch = batch size per device x devices x nodes x
             accumulated batches.
-        weight_decay: for weights of two dimensions or more; norms and biases have none (and LARS does not adapt them).
-        batch_size_of_lr: the batch size that ``lr`` is stated for.
-        warmup_epochs: length of the linear warm-up, in epochs; counted in optimizer steps.
-        warmup_steps: the same in optimizer steps; when given, warmup_epochs is not used.
-        warmup_start: first learning rate as a fraction of the full one.
+        weight_decay: in [0, 1e30], for weights of two dimensions or more; norms and biases have none (and LARS does not
+            adapt them).
+        batch_size_of_lr: the batch size that ``lr`` is stated for, in [1, 1e9].
+        warmup_epochs: length of the linear warm-up, in epochs, in [0, 1e9]; counted in optimizer steps.
+        warmup_steps: the same in optimizer steps, in [0, 1e9]; when given, warmup_epochs is not used.
+        warmup_start: first learning rate as a fraction of the full one, in [0, 1].
         schedule: cosine decay to ``final`` or constant, after the warm-up.
-        final: last learning rate of the cosine as a fraction of the full one.
+        final: last learning rate of the cosine as a fraction of the full one, in [0, 1].
         options: further arguments of the optimizer ({momentum: .9, trust_coeff: .02, trust_clip: true, ...}).
+
+    Raises:
+        UserError: a number out of its range.
+
+    >>> OptimizerConfig(final=2.0)
+    Traceback (most recent call last):
+    sslinfo.errors.UserError: optimizer.final must be in [0, 1], got 2.0
     """
 
     name: str = "adamw"
@@ -45,6 +65,22 @@ class OptimizerConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     final: float = 0.0
     options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_range("optimizer.lr", self.lr, "(0, 1e30]")
+        check_range("optimizer.weight_decay", self.weight_decay, "[0, 1e30]")
+        check_range("optimizer.batch_size_of_lr", self.batch_size_of_lr, "[1, 1e9]", whole=True)
+        check_range("optimizer.warmup_epochs", self.warmup_epochs, "[0, 1e9]")
+        if self.warmup_steps is not None:
+            check_range("optimizer.warmup_steps", self.warmup_steps, "[0, 1e9]", whole=True)
+        check_range("optimizer.warmup_start", self.warmup_start, "[0, 1]")
+        check_range("optimizer.final", self.final, "[0, 1]")
+        if self.schedule not in ("cosine", "constant"):
+            raise UserError(f"optimizer.schedule={self.schedule!r} is not known: choose cosine or constant")
+        for name, value in (self.options or {}).items():
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    check_range(f"optimizer.options.{name}", number, OPTIONS.get(name, "[-1e9, 1e9]"))
 
 
 def learning_rate_factor(
@@ -107,7 +143,7 @@ def build_optimizer(
             weight_decay=config.weight_decay,
             **(config.options or {}),
         )
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"optimizer.options={config.options} do not fit {config.name}: {error}") from error
 
 

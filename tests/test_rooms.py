@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "sslinfo"
 FLOORS = (
     "errors",
     "torch_files",
+    "ranges",
     "precision",
     "distributed",
     "recipes",

@@ -18,6 +18,7 @@ from sslinfo.errors import UserError
 from sslinfo.information.checks import UndefinedEstimate
 from sslinfo.information.spectrum import covariance_spectrum, effective_rank
 from sslinfo.outputs import StepOutputs
+from sslinfo.ranges import check_range
 from sslinfo.reporting.publishing import Publication, publish, run_folder
 
 Kind = Literal["complete", "dimensional", "cluster"]
@@ -173,7 +174,7 @@ class CollapseAlarm(Callback):
     ``alarm.txt`` in the run's folder and in TensorBoard's text too.
 
     Args:
-        every_n_steps: optimizer steps between two checks.
+        every_n_steps: optimizer steps between two checks, in [1, 1e9].
         action: ``warn``, once for each kind, or ``stop`` the training.
 
     Source: derived; thresholds chosen on runs that collapse and on healthy ones (tests/callbacks).
@@ -184,8 +185,7 @@ class CollapseAlarm(Callback):
     """
 
     def __init__(self, every_n_steps: int = 25, action: Literal["warn", "stop"] = "warn") -> None:
-        if every_n_steps < 1:
-            raise UserError(f"every_n_steps must be 1 or more, got {every_n_steps}")
+        check_range("every_n_steps", every_n_steps, "[1, 1e9]", whole=True)
         if action not in ("warn", "stop"):
             raise UserError(f"action must be warn or stop, got {action!r}")
         self.every_n_steps, self.action = every_n_steps, action
@@ -194,11 +194,13 @@ class CollapseAlarm(Callback):
         self._before: Evidence | None = None
         self._suspected: Kind | None = None
         self._checked = 0
+        self._not_finite = ""  # what was said of such embeddings
         self._folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
             self.alarms, self._start, self._before, self._suspected, self._checked = {}, None, None, None, 0
+            self._not_finite = ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Here and not at an alarm: nothing may be asked of all ranks where one of them may see no collapse.
@@ -215,7 +217,11 @@ class CollapseAlarm(Callback):
         if outputs_of_step is None:
             return
         views = outputs_of_step.whole("embeddings").projections
-        if not views or len(views[0]) < 2 or not all(bool(z.isfinite().all()) for z in views[:2]):
+        if not views or len(views[0]) < 2:
+            return
+        bad = int(torch.stack([~z.isfinite().all(1) for z in views[:2]]).any(0).sum())
+        if bad:
+            self._say_not_finite(trainer, f"{bad} of {len(views[0])} images at step {step}")
             return
         self._checked = step
         now = Evidence.of(*views[:2])
@@ -240,13 +246,25 @@ class CollapseAlarm(Callback):
     def _raise(self, trainer: Trainer, kind: Kind, message: str) -> None:
         stops = self.action == "stop"
         self.alarms[kind] = f"{message} The training stops here." if stops else message
-        if trainer.is_global_zero:
-            # Without the line of code that a warning shows, which says nothing to who trains.
-            warnings.warn_explicit(self.alarms[kind], UserWarning, "CollapseAlarm", 1)
-        said = "\n".join(self.alarms.values())
-        publish(trainer, lambda: Publication("alarm", tag="info/alarm", text=said), self._folder)
+        self._publish(trainer, self.alarms[kind])
         if stops:
             trainer.should_stop = True
+
+    def _say_not_finite(self, trainer: Trainer, which: str) -> None:
+        """Once: it is no collapse, and what is to be done about it is for the model's ``non_finite`` to say."""
+        if not self._not_finite:
+            self._not_finite = (
+                f"the embeddings of {which} hold NaN or infinity: nothing can be said of a collapse there. Lower the "
+                "learning rate, or look at these images."
+            )
+            self._publish(trainer, self._not_finite)
+
+    def _publish(self, trainer: Trainer, message: str) -> None:
+        if trainer.is_global_zero:
+            # Without the line of code that a warning shows, which says nothing to who trains.
+            warnings.warn_explicit(message, UserWarning, "CollapseAlarm", 1)
+        said = "\n".join(filter(None, (*self.alarms.values(), self._not_finite)))
+        publish(trainer, lambda: Publication("alarm", tag="info/alarm", text=said), self._folder)
 
     def state_dict(self) -> dict[str, Any]:
         if self._start is None or self._before is None:

@@ -13,6 +13,7 @@ from sslinfo.errors import UserError
 from sslinfo.evaluation.bound_split import Split
 from sslinfo.information import Bound, LeastSquares, PairSums, generalization_bound
 from sslinfo.outputs import StepOutputs
+from sslinfo.ranges import check_range
 from sslinfo.reporting.history import History
 from sslinfo.reporting.publishing import Publication, data_of, log_numbers, note_once, publish, render, step_of
 
@@ -46,11 +47,12 @@ class GeneralizationBound(Callback):
     54,096. Each validation costs about N d^2 operations and three eigenvalue problems of size d.
 
     Args:
-        delta: probability with which the bound may fail.
-        radius: R, the length that representations are brought to.
+        delta: probability with which the bound may fail, in (0, 1).
+        radius: R, the length that representations are brought to, in [1e-9, 1e9].
         treatment: ``normalize`` gives all that length. A representation has no scale of its own, and one taken from the
             data would void the certificate; ``clip`` shortens longer ones only, for a scale known beforehand.
-        weight_norm: largest ||W||_F of the certified form; null takes sqrt(K) / radius, which depends on no data.
+        weight_norm: largest ||W||_F of the certified form, in (0, 1e9]; null takes sqrt(K) / radius, which depends
+            on no data.
 
     >>> GeneralizationBound(delta=0.1).treatment
     'normalize'
@@ -63,11 +65,10 @@ class GeneralizationBound(Callback):
         treatment: Literal["normalize", "clip"] = "normalize",
         weight_norm: float | None = None,
     ) -> None:
-        if not 0 < delta < 1:
-            raise UserError(f"delta must lie between 0 and 1, got {delta}: 0.05 for a bound that holds at 95%")
-        for name, value in (("radius", radius), ("weight_norm", weight_norm)):
-            if value is not None and not 0 < value < float("inf"):
-                raise UserError(f"{name} must be a number above 0, got {value}")
+        check_range("delta", delta, "(0, 1)")
+        check_range("radius", radius, "[1e-9, 1e9]")
+        if weight_norm is not None:
+            check_range("weight_norm", weight_norm, "(0, 1e9]")
         if treatment not in ("normalize", "clip"):
             raise UserError(f"treatment must be normalize or clip, got {treatment!r}")
         self.delta, self.radius, self.treatment, self.weight_norm = delta, radius, treatment, weight_norm

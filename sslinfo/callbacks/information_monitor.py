@@ -21,6 +21,7 @@ from sslinfo.information import Moments
 from sslinfo.information.measure import DEFAULT_SCALES, Report, Scales, measure
 from sslinfo.information.spectrum import covariance_eigenvalues
 from sslinfo.outputs import StepOutputs
+from sslinfo.ranges import check_range
 from sslinfo.reporting.history import History
 from sslinfo.reporting.publishing import Picture, Publication, log_numbers, note_once, publish, render, step_of
 
@@ -43,14 +44,14 @@ class InformationMonitor(Callback):
     over training, the covariance of the features, and their standard deviations.
 
     Args:
-        every_n_steps: optimizer steps between two measurements in training; 0 measures in validation only.
-        window: training batches, at most, whose samples are taken together. Where gradients are accumulated, each
-            part counts as a batch.
-        samples: validation images for quantities of pairs of samples.
-        beta: of the log-det entropy, for features as they are and for features of mean variance 1.
-        variance: s2 / d of the pairwise entropy, s2 the variance of a component, rows on the sphere of radius sqrt(d),
-            as ``PairDist`` has it.
-        temperature: of InfoNCE's cosine critic.
+        every_n_steps: optimizer steps between two measurements in training, in [0, 1e9]; 0 measures in validation only.
+        window: training batches, at most, whose samples are taken together, in [1, 1e6]. Where gradients are
+            accumulated, each part counts as a batch.
+        samples: validation images for quantities of pairs of samples, in [2, 1e9].
+        beta: of the log-det entropy, for features as they are and for features of mean variance 1, in [1e-9, 1e9].
+        variance: s2 / d of the pairwise entropy, in [1e-9, 1e9], s2 the variance of a component, rows on the sphere of
+            radius sqrt(d), as ``PairDist`` has it.
+        temperature: of InfoNCE's cosine critic, in [1e-4, 1e4].
         modules: names of further layers to watch, ``backbone.layers.6`` or ``projector.1`` for instance; activations of
             more than two dimensions are averaged over all but samples and channels.
 
@@ -68,12 +69,12 @@ class InformationMonitor(Callback):
         temperature: float = DEFAULT_SCALES.temperature,
         modules: Sequence[str] = (),
     ) -> None:
-        for name, value, least in (("every_n_steps", every_n_steps, 0), ("window", window, 1), ("samples", samples, 2)):
-            if value < least:
-                raise UserError(f"{name} must be {least} or more, got {value}")
-        for name, scale in (("beta", beta), ("variance", variance), ("temperature", temperature)):
-            if not 0 < scale < math.inf:
-                raise UserError(f"{name} of InformationMonitor must be above 0, got {scale}")
+        check_range("every_n_steps", every_n_steps, "[0, 1e9]", whole=True)
+        check_range("window", window, "[1, 1e6]", whole=True)
+        check_range("samples", samples, "[2, 1e9]", whole=True)
+        check_range("beta", beta, "[1e-9, 1e9]")
+        check_range("variance", variance, "[1e-9, 1e9]")
+        check_range("temperature", temperature, "[1e-4, 1e4]")
         self.every_n_steps, self.window, self.samples = every_n_steps, window, samples
         self.scales = Scales(beta, variance, temperature)
         self.taps = {name: Tap() for name in modules}
@@ -84,11 +85,13 @@ class InformationMonitor(Callback):
         self._measured = 0
         self._watching = False
         self._whole: dict[str, WholeSet] = {}
+        self._absent: set[str] = set()  # prefixes of which it was said that there is nothing to measure
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # another training than the last one, unless a checkpoint's state comes next
             self.reports, self._steps, self.spectra, self._measured = {}, {}, {}, 0
             self._recent.clear()
+            self._absent.clear()
         known = [name for name, _ in pl_module.named_modules() if name]
         for name, tap in self.taps.items():
             if name not in known:
@@ -211,6 +214,10 @@ class InformationMonitor(Callback):
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, prefix: str, report: Report) -> None:
         self.reports[prefix] = report
+        if "all" in report.reasons and prefix not in self._absent:
+            self._absent.add(prefix)
+            where = f"{prefix} at step {step_of(trainer)}"
+            note_once(pl_module, f"InformationMonitor measures nothing of {where}: {report.reasons['all']}")
         self._steps[prefix] = step_of(trainer)
         numbers = {f"{prefix}/{name}": quantity.value for name, quantity in report.items()}
         log_numbers(pl_module, numbers, logger=False if trainer.training else None)

@@ -9,11 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from sslinfo.errors import UserError
 from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import knn_scores
+from sslinfo.objectives.finite import NotFinite
 from sslinfo.outputs import StepOutputs
-from sslinfo.reporting.publishing import data_of, note_once
+from sslinfo.ranges import check_range
+from sslinfo.reporting.publishing import classes_of, note_once
+
+NOT_FINITE = "representations of the validation images hold NaN or infinity"
 
 
 class KNNProbe(Callback):
@@ -22,10 +25,10 @@ class KNNProbe(Callback):
     Logged as ``probe/knn_top1``. It costs one forward pass over the bank at each validation that it takes part in.
 
     Args:
-        k: neighbours.
-        temperature: a neighbour votes with weight exp(cosine / temperature) (arXiv:1805.01978).
-        bank_size: at most so many training images, chosen at random once.
-        every_n_validations: take part in every n-th validation of a training; always outside training.
+        k: neighbours, in [1, 1e9].
+        temperature: a neighbour votes with weight exp(cosine / temperature) (arXiv:1805.01978), in [1e-4, 1e4].
+        bank_size: at most so many training images, chosen at random once, in [1, 1e9].
+        every_n_validations: take part in every n-th validation of a training, in [1, 1e9]; always outside training.
 
     >>> KNNProbe(k=20).bank_size
     10000
@@ -34,11 +37,10 @@ class KNNProbe(Callback):
     def __init__(
         self, k: int = 20, temperature: float = 0.07, bank_size: int = 10_000, every_n_validations: int = 1
     ) -> None:
-        if k < 1 or temperature <= 0 or bank_size < 1 or every_n_validations < 1:
-            raise UserError(
-                f"KNNProbe needs k, temperature, bank_size and every_n_validations above 0, got {k}, {temperature}, "
-                f"{bank_size} and {every_n_validations}"
-            )
+        check_range("k", k, "[1, 1e9]", whole=True)
+        check_range("temperature", temperature, "[1e-4, 1e4]")
+        check_range("bank_size", bank_size, "[1, 1e9]", whole=True)
+        check_range("every_n_validations", every_n_validations, "[1, 1e9]", whole=True)
         self.k, self.temperature = k, temperature
         self.bank_size, self.every_n_validations = bank_size, every_n_validations
         self.validations = 0
@@ -56,16 +58,20 @@ class KNNProbe(Callback):
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         self.bank = None
-        data = data_of(trainer, "KNNProbe")
-        if data is None:
+        found = classes_of(trainer, "KNNProbe")
+        if found is None:
             return
-        if data.num_classes is None:
-            note_once(module, "KNNProbe is off: the training images have no labels")
+        data, classes = found
+        try:
+            features, labels = clean_features(data, module, "train", limit=self.bank_size)
+        except NotFinite as error:
+            if trainer.state.fn != "fit":
+                raise
+            note_once(module, f"KNNProbe is left out at step {trainer.global_step}: {error}")
             return
-        features, labels = clean_features(data, module, "train", limit=self.bank_size)
         known = labels >= 0
         self.bank = features[known], labels[known]
-        self.metric = MulticlassAccuracy(data.num_classes, average="micro", sync_on_compute=False).to(module.device)
+        self.metric = MulticlassAccuracy(classes, average="micro", sync_on_compute=False).to(module.device)
 
     def _update(self, features: Tensor, labels: Tensor) -> None:
         known = labels >= 0
@@ -97,7 +103,11 @@ class KNNProbe(Callback):
         if self.bank is not None and step is not None:
             rows = step.whole("clean_representations", "labels")
             assert rows.clean_representations is not None
-            self._update(rows.clean_representations, rows.labels)
+            if bool(rows.clean_representations.isfinite().all()):
+                self._update(rows.clean_representations, rows.labels)
+            else:  # of a training: outside one the objective has refused them
+                self.bank = None
+                note_once(pl_module, f"KNNProbe is left out at step {trainer.global_step}: {NOT_FINITE}")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bank is not None and self.metric.update_called:

@@ -11,11 +11,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from sslinfo.callbacks.knn_probe import NOT_FINITE
 from sslinfo.distributed import rank, world_size
 from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import fit_linear
 from sslinfo.outputs import StepOutputs
-from sslinfo.reporting.publishing import data_of, note_once
+from sslinfo.ranges import check_range
+from sslinfo.reporting.publishing import classes_of, note_once
 
 
 class LinearProbe(Callback):
@@ -28,7 +30,8 @@ class LinearProbe(Callback):
     ``probe/linear_top1_1pct``, of the weights that are there and never of a best epoch.
 
     Args:
-        lr: learning rate of the online probe (AdamW); the features are standardised by a batch norm without weights.
+        lr: learning rate of the online probe (AdamW), in (0, 1e3]; the features are standardised by a batch norm
+            without weights.
 
     >>> LinearProbe(lr=0.003).lr
     0.003
@@ -37,30 +40,30 @@ class LinearProbe(Callback):
     fractions: ClassVar[dict[str, float]] = {"": 1.0, "_10pct": 0.1, "_1pct": 0.01}
 
     def __init__(self, lr: float = 3e-3) -> None:
+        check_range("lr", lr, "(0, 1e3]")
         self.lr = lr
         self.head: nn.Sequential | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.loaded: dict[str, Any] | None = None
         self.tested: list[tuple[Tensor, Tensor]] = []
+        self._absent = False  # this validation holds representations that are not finite
 
     # Online
 
     def _build(self, trainer: Trainer, module: LightningModule) -> None:
         if self.head is not None:
             return
-        data = data_of(trainer, "LinearProbe")
-        if data is None:
+        found = classes_of(trainer, "LinearProbe")
+        if found is None:
             return
-        if data.num_classes is None:
-            note_once(module, "LinearProbe is off: the training images have no labels")
-            return
+        _, classes = found
         width = int(module.num_features)  # type: ignore[arg-type]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            head = nn.Sequential(nn.BatchNorm1d(width, affine=False), nn.Linear(width, data.num_classes))
+            head = nn.Sequential(nn.BatchNorm1d(width, affine=False), nn.Linear(width, classes))
         self.head = head.to(module.device)
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=self.lr)
-        self.metric = MulticlassAccuracy(data.num_classes, average="micro", sync_on_compute=False).to(module.device)
+        self.metric = MulticlassAccuracy(classes, average="micro", sync_on_compute=False).to(module.device)
         if self.loaded is not None:
             self.head.load_state_dict(self.loaded["head"])
             self.optimizer.load_state_dict(self.loaded["optimizer"])
@@ -87,9 +90,13 @@ class LinearProbe(Callback):
         if int(known.sum()) < 2:
             note_once(pl_module, "LinearProbe learns nothing: batches hold fewer than two labelled images")
             return
+        features = torch.cat(views).float()[known]
+        if not bool(features.isfinite().all()):  # its weights would never recover
+            note_once(pl_module, "LinearProbe passes over batches whose representations hold NaN or infinity")
+            return
         with torch.enable_grad(), torch.autocast(pl_module.device.type, enabled=False):
             self.head.train()
-            logits = self.head(torch.cat(views).float()[known])
+            logits = self.head(features)
             loss = nn.functional.cross_entropy(logits, labels[known])
             self.optimizer.zero_grad()
             loss.backward()
@@ -102,6 +109,7 @@ class LinearProbe(Callback):
                 note_once(pl_module, "LinearProbe has no trained weights in this checkpoint: `test` fits new ones")
                 return
             self._build(trainer, pl_module)
+        self._absent = False
         if self.head is not None:
             self.metric.reset()
 
@@ -124,6 +132,9 @@ class LinearProbe(Callback):
         features, labels = rows.clean_representations.float()[known], rows.labels[known]
         if trainer.testing:
             self.tested.append((features.cpu(), labels.cpu()))
+        elif not bool(features.isfinite().all()):
+            self._absent = True
+            note_once(pl_module, f"LinearProbe is left out at step {trainer.global_step}: {NOT_FINITE}")
         elif self.head is not None and len(labels):
             self.head.eval()
             with torch.autocast(pl_module.device.type, enabled=False):
@@ -132,7 +143,9 @@ class LinearProbe(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.head is not None and not trainer.sanity_checking and self.metric.update_called:
+        if self._absent or trainer.sanity_checking:
+            return
+        if self.head is not None and self.metric.update_called:
             pl_module.log("probe/linear_top1", self.metric.compute(), prog_bar=True)
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,9 +162,11 @@ class LinearProbe(Callback):
         self.tested = []
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = data_of(trainer, "LinearProbe")
-        if data is None:
+        found = classes_of(trainer, "LinearProbe")
+        if found is None:
+            self.tested = []
             return
+        data, _ = found
         test, test_labels = (torch.cat(parts) for parts in zip(*self.tested, strict=True))
         self.tested = []
         train, train_labels = (part.cpu() for part in clean_features(data, pl_module, "train"))

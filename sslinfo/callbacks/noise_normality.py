@@ -16,6 +16,7 @@ from sslinfo.evaluation.choice import Chosen, first
 from sslinfo.evaluation.noise_tests import NoiseTests
 from sslinfo.information import noise_normality
 from sslinfo.precision import full_precision
+from sslinfo.ranges import check_range
 from sslinfo.reporting.history import History
 from sslinfo.reporting.publishing import Publication, log_numbers, note_once, publish, render, step_of
 
@@ -46,11 +47,11 @@ class NoiseNormality(Callback):
     noise of an image is the same in each validation and for each sigma, so curves differ by the network alone.
 
     Args:
-        images: validation images, chosen by a hash of their index.
-        sigmas: standard deviations of the noise, in units of the normalised pixels that the network sees: 0.1 is a
-            tenth of the standard deviation of the training images' pixels. Times the data's ``std`` it is in pixel
-            values between 0 and 1.
-        draws: of the noise for each image; 512 is the paper's.
+        images: validation images, in [1, 1e6], chosen by a hash of their index.
+        sigmas: standard deviations of the noise, in [1e-9, 1e6], in units of the normalised pixels that the network
+            sees: 0.1 is a tenth of the standard deviation of the training images' pixels. Times the data's ``std`` it
+            is in pixel values between 0 and 1.
+        draws: of the noise for each image, in [8, 1e9]; 512 is the paper's.
 
     Source: arXiv:2303.00633, experiment on Gaussianity of deterministic networks.
 
@@ -59,11 +60,12 @@ class NoiseNormality(Callback):
     """
 
     def __init__(self, images: int = 8, sigmas: Sequence[float] = (0.01, 0.1, 0.4, 0.8), draws: int = 512) -> None:
-        for name, value, least in (("images", images, 1), ("draws", draws, 8)):
-            if value < least:
-                raise UserError(f"{name} must be {least} or more, got {value}")
-        if not sigmas or min(sigmas) <= 0:
-            raise UserError(f"sigmas must be one or more noise levels above 0, got {list(sigmas)}")
+        check_range("images", images, "[1, 1e6]", whole=True)
+        check_range("draws", draws, "[8, 1e9]", whole=True)
+        if not sigmas:
+            raise UserError("sigmas=[] must hold one or more noise levels")
+        for sigma in sigmas:
+            check_range("a sigma of sigmas", sigma, "[1e-9, 1e6]")
         self.images, self.sigmas, self.draws = images, tuple(sorted(float(sigma) for sigma in sigmas)), draws
         self.history: History[tuple[int, NoiseTests]] = History(MOST_CURVES)  # by optimizer step
         self._chosen = Chosen(self.images, PURPOSE)

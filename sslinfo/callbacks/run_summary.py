@@ -15,8 +15,10 @@ from sslinfo.evaluation.features import clean_features
 from sslinfo.evaluation.probes import Mean, knn_scores, label_efficiency
 from sslinfo.information import covariance_spectrum, effective_rank, logdet_entropy
 from sslinfo.lightning_compat import is_dry_run
+from sslinfo.objectives.finite import NotFinite
+from sslinfo.ranges import check_range
 from sslinfo.reporting.history import History
-from sslinfo.reporting.publishing import Publication, data_of, publish, render
+from sslinfo.reporting.publishing import Publication, data_of, note_once, publish, render
 
 # A longer training is thinned to at most this many points of a curve, so that nothing grows with its length.
 MOST_POINTS = 1000
@@ -31,15 +33,19 @@ class RunSummary(Callback):
     training curves and the covariance spectrum at the start and at the end.
 
     Args:
-        labels_per_class: numbers of labels a class for the linear probes; all labels are always tried too.
-        draws: random draws of the labels.
-        limit: at most so many training and validation images each.
+        labels_per_class: numbers of labels a class for the linear probes, in [1, 1e9]; all labels are always tried too.
+        draws: random draws of the labels, in [1, 1e6].
+        limit: at most so many training and validation images each, in [2, 1e9].
 
     >>> RunSummary(labels_per_class=[1]).labels_per_class
     [1]
     """
 
     def __init__(self, labels_per_class: tuple[int, ...] = (3, 10), draws: int = 100, limit: int = 5000) -> None:
+        for count in labels_per_class:
+            check_range("a number of labels_per_class", count, "[1, 1e9]", whole=True)
+        check_range("draws", draws, "[1, 1e6]", whole=True)
+        check_range("limit", limit, "[2, 1e9]", whole=True)
         self.labels_per_class = list(labels_per_class)
         self.draws, self.limit = draws, limit
         self.curves: dict[str, History[tuple[int, float]]] = {}
@@ -52,7 +58,10 @@ class RunSummary(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data = data_of(trainer, "RunSummary")
         if data is not None and self.first_spectrum is None:
-            self.first_spectrum = _spectrum(clean_features(data, pl_module, "val", self.limit)[0])
+            try:
+                self.first_spectrum = _spectrum(clean_features(data, pl_module, "val", self.limit)[0])
+            except NotFinite as error:
+                note_once(pl_module, f"RunSummary is off: {error}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(trainer, "train/")
@@ -85,13 +94,17 @@ class RunSummary(Callback):
         data = data_of(trainer, "RunSummary")
         if data is None or self.first_spectrum is None or is_dry_run(trainer):
             return
-        sets = {
-            name: (
-                *clean_features(data, pl_module, "train", self.limit, pixels),
-                *clean_features(data, pl_module, "val", self.limit, pixels),
-            )
-            for name, pixels in (("raw pixels", True), ("representation", False))
-        }
+        try:
+            sets = {
+                name: (
+                    *clean_features(data, pl_module, "train", self.limit, pixels),
+                    *clean_features(data, pl_module, "val", self.limit, pixels),
+                )
+                for name, pixels in (("raw pixels", True), ("representation", False))
+            }
+        except NotFinite as error:
+            note_once(pl_module, f"RunSummary has nothing to show: {error}")
+            return
         logs = trainer.log_dir  # asks all ranks
         folder = publish(trainer, lambda: self._publication(sets["representation"][2].cpu()))
         if folder is not None:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
 from sslinfo.data.datasets import DEFAULT_VIEWS, TABLE, fetch, load, named, names
+from sslinfo.data.labels import number_of_classes
 from sslinfo.data.loading import BatchSampler, Progress, ResumableLoader
 from sslinfo.data.map_style import from_class_path, is_class_path, store_of
 from sslinfo.data.normalization import normalization_of
@@ -20,13 +21,17 @@ from sslinfo.data.source import Source
 from sslinfo.data.splits import TrainOn, divided
 from sslinfo.data.stores import ImageStore, OnBadImage
 from sslinfo.data.views import Preset, View, ViewPipeline, views_preset
+from sslinfo.data.views.pipeline import SIZES, check_normalization
 from sslinfo.distributed import world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import HYPERPARAMETERS, plain_hyperparameters
 from sslinfo.lightning_compat import batch_in_work, no_batch_yet
+from sslinfo.ranges import check_range
 from sslinfo.stored import load_parts
 
 Split = Literal["train", "val", "test"]
+
+_SEEDS = f"[0, {2**32 - 1}]"  # what seed_everything takes too
 
 
 class TwoViewDataModule(LightningDataModule):
@@ -40,14 +45,15 @@ class TwoViewDataModule(LightningDataModule):
         dataset: {datasets}, or a map-style data set of your own: an object, or a class by its dotted path
             (my_module.MyDataset).
         root: folder of the data set.
-        batch_size: images per device.
+        batch_size: images per device, in [1, 1e9]; a training needs 2 on all devices together.
         views: name of a published pair of augmentations ({presets}), or a list of View. None:
             {own_views}else {default_views}.
-        image_size: side of the images that the network sees; None keeps the data set's own size (224 for mixed sizes).
-        mean: of each channel, for the normalisation. None: the data set's published constants ({published}). A set
-            without any is measured on its training images where they are in memory, and takes ImageNet's where they are
-            not.
-        std: standard deviation of each channel; None as for ``mean``.
+        image_size: side of the images that the network sees, in [1, 8192]; None keeps the data set's own size (224 for
+            mixed sizes).
+        mean: of each channel, for the normalisation of pixels in [0, 1]; in [0, 1]. None: the data set's published
+            constants ({published}). A set without any is measured on its training images where they are in memory, and
+            takes ImageNet's where they are not.
+        std: standard deviation of each channel, in [0.001, 10]; None as for ``mean``.
         channels: 1 or 3 converts the images to grey or RGB; None takes RGB for image files, and the others as they are.
         transform: your own transform of one image (PIL; a uint8 tensor where the channels are neither 1 nor 3) into a
             float tensor (C, S, S), in place of ``views``; it is called once for each view. Its result reaches the
@@ -56,16 +62,24 @@ class TwoViewDataModule(LightningDataModule):
         test_dataset: test images for a ``dataset`` of your own. Where there are none, ``test`` runs on the validation
             images and says so, and ``predict`` leaves the test split out.
         val_fraction: part of the training images that is held out for validation where a data set has no validation
-            images of its own. 0 validates on the test images: do not choose a model or a setting by the results.
+            images of its own, in [0, 1). 0 validates on the test images: do not choose a model or a setting by the
+            results.
         train_on: what is pre-trained on where a data set has unlabelled images (stl10): the train split, the unlabelled
             one, or both.
         download: fetch what is missing ({downloads}).
         on_bad_image: an image that cannot be decoded is an error, or is skipped and counted.
         in_memory: hold all images as one uint8 tensor. auto does so up to 2 GiB, but not for a ``dataset`` of your own.
-        num_workers: processes that decode images; none are needed for images in memory.
+        num_workers: processes that decode images, in [0, 1024]; none are needed for images in memory.
         compile_views: compile the augmentations (needs a C++ compiler on a CPU).
-        split_seed: seed of the train/validation split.
-        seed: seed of the order and the augmentations; None takes the run's own (``seed_everything``).
+        split_seed: seed of the train/validation split, in [0, 4294967295].
+        seed: seed of the order and the augmentations, in [0, 4294967295]; None takes the run's own
+            (``seed_everything``).
+
+    Raises:
+        UserError: an argument that is out of its range, or data that cannot be read; the message names it.
+
+    Labels are integers of 0 or above, -1 or None where there is none. Labels with gaps or large ones (3, 700) are taken
+    as 0, 1, ... in rising order, which is said.
 
     >>> data = TwoViewDataModule("digits", batch_size=64)
     >>> data.setup("fit")
@@ -99,23 +113,33 @@ class TwoViewDataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self.left_out = plain_hyperparameters(self)
-        if batch_size < 1:
-            raise UserError(f"batch_size={batch_size} must be at least 1")
-        if not 0 <= val_fraction < 1:
-            raise UserError(f"val_fraction={val_fraction} must be in [0, 1)")
         self.options = ReadOptions(on_bad_image, in_memory, channels)
+        check_range("data.batch_size", batch_size, "[1, 1e9]", whole=True)
+        check_range("data.val_fraction", val_fraction, "[0, 1)")
+        check_range("data.num_workers", num_workers, "[0, 1024]", whole=True)
+        check_range("data.split_seed", split_seed, _SEEDS, whole=True)
+        if seed is not None:
+            check_range("data.seed", seed, _SEEDS, whole=True)
+        if image_size is not None:
+            check_range("data.image_size", image_size, SIZES, whole=True)
+        check_normalization(mean, std, "data.")
+        if train_on not in get_args(TrainOn):
+            raise UserError(f"data.train_on must be one of {', '.join(get_args(TrainOn))}, got {train_on!r}")
         self.dataset, self.root, self.batch_size = dataset, root, batch_size
         # None for a data set of the user's own
         self._row = named(dataset) if isinstance(dataset, str) and not is_class_path(dataset) else None
         if views is None:
             views = self._row.views if self._row else DEFAULT_VIEWS
         self.views = views_preset(cast(Preset, views)) if isinstance(views, str) else list(views)
+        if not self.views or not all(isinstance(view, View) for view in self.views):
+            raise UserError(f"data.views must be the name of a preset or a list of View, got {views!r}")
         self.image_size, self.mean, self.std = image_size, mean, std
         self.transform, self.test_dataset = transform, test_dataset
         self.val_fraction, self.train_on, self.download = val_fraction, train_on, download
         self.num_workers, self.compile_views, self.split_seed, self.seed = num_workers, compile_views, split_seed, seed
         self.seed_is_given = seed is not None
         self.stores: dict[str, ImageStore] = {}
+        self._num_classes: int | None = None
         self.has_test_images = True
         self._said_no_test_images = False
         self.progress = Progress()
@@ -141,7 +165,9 @@ class TwoViewDataModule(LightningDataModule):
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
             # The checkpoint keeps the seed in use, so that a resumed run has the same order and augmentations.
             self.hparams["seed"] = self.seed
-        stores = divided(self._load(), val_fraction=self.val_fraction, train_on=self.train_on, seed=self.split_seed)
+        loaded = self._load()
+        self._num_classes = number_of_classes(loaded)
+        stores = divided(loaded, val_fraction=self.val_fraction, train_on=self.train_on, seed=self.split_seed)
         self.has_test_images = "test" in stores
         self.stores = {"test": stores["val"], **stores}
         self.pipeline = self._pipeline_for(self.stores["train"])
@@ -175,9 +201,8 @@ class TwoViewDataModule(LightningDataModule):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes of the training images, None where they have no labels."""
-        labels = self.stores["train"].labels
-        return int(labels.max()) + 1 if len(labels) and int(labels.max()) >= 0 else None
+        """Number of classes of the images, None where those of training have no labels."""
+        return self._num_classes
 
     @property
     def predict_splits(self) -> tuple[Split, ...]:
@@ -201,6 +226,8 @@ class TwoViewDataModule(LightningDataModule):
         source = Source(store, self.pipeline, self.seed or 0, True, self.transform)
         sampler = BatchSampler(len(store), self.batch_size, shuffle=True, seed=self.seed or 0, progress=self.progress)
         len(sampler)  # says at once when the batch is larger than the data
+        if self.batch_size * world_size() < 2:
+            raise UserError("data.batch_size=1: an objective compares the images of a batch, so it needs 2 or more")
         return self._loader(source, sampler)
 
     def val_dataloader(self) -> ResumableLoader:

@@ -53,6 +53,32 @@ class Progress:
         return (self.epoch + 1, 0) if self.moved else (self.epoch, self.batches)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a worker process met in place of a batch: torch would hand on an error as the text of its traceback."""
+
+    kind: type[Exception]
+    arguments: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, error: UserError | OSError) -> Failure:
+        """What can be sent to another process of a user's mistake, or of the system's error with its file."""
+        if isinstance(error, UserError):
+            return cls(UserError, (str(error),))
+        return cls(OSError, (error.errno, error.strerror, error.filename))
+
+    def error(self) -> Exception:
+        """The error, to be raised in the process that trains."""
+        return self.kind(*self.arguments)
+
+
+def _unless_failed(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if isinstance(batch, Failure):
+            raise batch.error()
+        yield batch
+
+
 class BatchSampler(DistributedSampler):
     """Yields this rank's :class:`Request` for each batch of an epoch.
 
@@ -116,8 +142,11 @@ class ResumableLoader(DataLoader):
     """A DataLoader that Lightning regards as resumable. Its state is empty, since the data module keeps the place.
 
     Lightning would restore a loader's own state only if nothing had asked for the number of training steps before. A
-    learning-rate schedule asks for it.
+    learning-rate schedule asks for it. A :class:`Failure` of a worker process is raised here.
     """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return _unless_failed(super().__iter__())
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms.v2.functional import to_pil_image
 
 from sslinfo.data.keyed_random import stream_keys
-from sslinfo.data.loading import Request
+from sslinfo.data.loading import Failure, Request
 from sslinfo.data.stores import Fetched, ImageStore
 from sslinfo.data.views import ViewPipeline
 from sslinfo.errors import UserError
@@ -40,7 +41,17 @@ class Source(Dataset):
     def __len__(self) -> int:
         return len(self.store)
 
-    def __getitem__(self, request: Request) -> dict[str, Any]:
+    def __getitem__(self, request: Request) -> dict[str, Any] | Failure:
+        if get_worker_info() is None:
+            return self._batch(request)
+        try:
+            return self._batch(request)
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is None and not isinstance(error, UserError):
+                raise
+            return Failure.of(error)
+
+    def _batch(self, request: Request) -> dict[str, Any]:
         fetched = self.store.read(request.positions.tolist())
         keep = request.keep
         skipped = len(request.positions) - len(fetched.index)
@@ -73,21 +84,28 @@ class Source(Dataset):
 
         In training a repeat counts as a sample, in evaluation it is dropped like any other repeat.
         """
+        survived = torch.isin(self.store.index[request.positions], fetched.index)
         if len(fetched.index) == 0:
-            raise UserError(
-                f"no image of a batch of {len(request.positions)} from {self.store.where} could be decoded: "
-                "check data.root"
-            )
+            fetched = self._good_ones(request)
         rows = torch.arange(len(request.positions)) % len(fetched.index)
         images = (
             [fetched.images[i] for i in rows.tolist()] if isinstance(fetched.images, list) else fetched.images[rows]
         )
         keep = request.keep
         if not self.training:
-            survived = torch.isin(self.store.index[request.positions], fetched.index)
             keep = torch.zeros_like(keep)
-            keep[: len(fetched.index)] = request.keep[survived]
+            keep[: int(survived.sum())] = request.keep[survived]
         return Fetched(images, fetched.labels[rows], fetched.index[rows]), keep
+
+    def _good_ones(self, request: Request) -> Fetched:
+        """Images that stand in where a whole batch is bad: the next good ones of the store, for it may be a folder."""
+        count, first = len(request.positions), int(request.positions[0])
+        for start in range(0, len(self.store), count):
+            positions = (first + start + torch.arange(count)) % len(self.store)
+            fetched = self.store.read(positions.tolist())
+            if len(fetched.index):
+                return fetched
+        raise UserError(f"none of {len(self.store)} images of {self.store.where} can be decoded: check data.root")
 
     def _transformed(self, fetched: Fetched, epoch: int) -> list[Tensor]:
         """The user's own transform, once for each view, its random numbers a function of (seed, epoch, index, view)."""
@@ -99,17 +117,46 @@ class Source(Dataset):
             for view in range(len(self.pipeline.views)):
                 keys = stream_keys(self.seed, epoch, fetched.index, view, "transform").tolist()
                 rows = []
-                for image, key in zip(images, keys, strict=True):
+                for image, key, index in zip(images, keys, fetched.index.tolist(), strict=True):
                     torch.manual_seed(key % 2**63)
                     random.seed(key)
                     np.random.seed(key % 2**32)  # noqa: NPY002
-                    rows.append(self.transform(image))
-                if not all(isinstance(row, Tensor) and row.shape == rows[0].shape for row in rows):
+                    rows.append(self._one(image, index))
+                shapes = sorted({tuple(row.shape) for row in rows})
+                if len(shapes) > 1:
                     raise UserError(
                         "data.transform must turn an image into a float tensor (C, S, S) of one shape, got "
-                        f"{sorted({str(tuple(r.shape)) if isinstance(r, Tensor) else type(r).__name__ for r in rows})}"
+                        f"{' and '.join(map(str, shapes))} in a batch"
                     )
                 views.append(torch.stack(rows))
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
         return views
+
+    def _one(self, image: Any, index: int) -> Tensor:
+        """What the user's transform makes of one image, as float32 (C, S, S)."""
+        assert self.transform is not None
+        try:
+            made = self.transform(image)
+        except Exception as error:
+            # Anything can happen in it.
+            given = f"{image.mode} PIL image" if isinstance(image, Image.Image) else f"{image.dtype} tensor"
+            raise UserError(
+                f"data.transform fails on a {given} ({self.store.name_of(index)}): {type(error).__name__}: {error}"
+            ) from error
+        channels = self.store.channels
+        if not isinstance(made, Tensor) or not made.is_floating_point() or made.ndim != 3 or len(made) != channels:
+            got = type(made).__name__
+            if hasattr(made, "shape") and hasattr(made, "dtype"):
+                got = f"{got} of {made.dtype} and shape {tuple(made.shape)}"
+            raise UserError(
+                f"data.transform must turn an image into a float tensor (C, S, S) with the {channels} channel"
+                f"{'s' if channels > 1 else ''} of the images, got {got}: end it with ToImage, ToDtype(torch.float32, "
+                "scale=True) and Normalize of torchvision.transforms.v2"
+            )
+        made = made.as_subclass(Tensor).float()
+        if not bool(made.isfinite().all()):
+            raise UserError(
+                f"data.transform makes NaN or infinity of {self.store.name_of(index)}: look at its divisions"
+            )
+        return made

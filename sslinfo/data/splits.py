@@ -67,8 +67,10 @@ def divided(
 def _held_out(store: ImageStore, fraction: float, seed: int) -> tuple[ImageStore, ImageStore]:
     """The images that stay and those held out, with equal shares of the classes where there are enough images."""
     labels = store.labels.numpy()
+    if len(store) < 2:
+        raise UserError(f"{store.where} has one image: none is left for validation, and training needs two or more")
     counts = np.unique(labels, return_counts=True)[1]
-    held_out = max(1, round(len(store) * fraction))
+    held_out = min(max(1, round(len(store) * fraction)), len(store) - 1)
     stratify = labels if counts.min() >= 2 and held_out >= len(counts) <= len(store) - held_out else None
     train, val = train_test_split(np.arange(len(store)), test_size=held_out, random_state=seed, stratify=stratify)
     return store.subset(torch.from_numpy(np.sort(train))), store.subset(torch.from_numpy(np.sort(val)))

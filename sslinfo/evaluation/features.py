@@ -10,6 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from sslinfo.data.datamodule import Split, TwoViewDataModule
 from sslinfo.distributed import gather_uneven
+from sslinfo.objectives.finite import NotFinite
 
 
 @torch.no_grad()
@@ -26,6 +27,9 @@ def clean_features(
         split: train, val or test.
         limit: at most so many images, a choice that is the same on all ranks.
         pixels: the normalised pixels themselves, averaged down to at most 32 x 32, instead of the module's features.
+
+    Raises:
+        NotFinite: (a UserError) on every rank, where features hold NaN or infinity.
 
     Returns:
         (N, d) float32 and labels (N,), on the module's device, equal on all ranks and in one order on any number.
@@ -47,4 +51,9 @@ def clean_features(
         module.train(was_training)
     whole = gather_uneven({name: torch.cat(parts) for name, parts in rows.items()})
     order = whole["index"].argsort()
-    return whole["features"][order], whole["label"][order]
+    features, labels = whole["features"][order], whole["label"][order]
+    bad = int((~features.isfinite().all(1)).sum())
+    if bad:
+        what = "pixels" if pixels else "representations"
+        raise NotFinite(f"the {what} of {bad} of {len(features)} {split} images hold NaN or infinity: nothing to probe")
+    return features, labels

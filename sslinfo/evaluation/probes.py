@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from sslinfo.errors import UserError
 from sslinfo.information.labelled import neighbour_votes
 
 
@@ -45,11 +46,19 @@ def fit_linear(features: Tensor, labels: Tensor, max_iter: int = 2000) -> Linear
         labels: (N,) int64, at least two classes.
         max_iter: L-BFGS iterations after which a fit that has not converged is warned of.
 
+    Raises:
+        UserError: features that hold NaN or infinity.
+
     >>> x = torch.tensor([[-1.0], [-0.9], [0.9], [1.0]])
     >>> fit_linear(x, torch.tensor([0, 0, 1, 1])).predict(torch.tensor([[-0.5], [0.5]])).tolist()
     [0, 1]
     """
     x = features.double().cpu().numpy()
+    if not np.isfinite(x).all():
+        bad = int((~np.isfinite(x).all(1)).sum())
+        raise UserError(
+            f"the features of {bad} of {len(x)} images hold NaN or infinity: no classifier is fitted to them"
+        )
     mean = x.mean(0)
     scale = max(float(np.sqrt(np.mean((x - mean) ** 2))), 1e-12)
     model = LogisticRegression(max_iter=max_iter)

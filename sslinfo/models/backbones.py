@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from sslinfo.errors import UserError
+from sslinfo.ranges import check_range
 from sslinfo.stored import not_finite
 from sslinfo.torch_files import read_torch_file
 
@@ -26,6 +27,10 @@ _AVERAGE = re.compile("ema|momentum|target|teacher|encoder_k|key|average|shadow"
 class Conv4(nn.Module):
     """Four 3x3 convolutions (w, 2w, 4w, 8w; strides 1, 2, 2, 2), batch norm and ReLU after each, global average pool.
 
+    Args:
+        width: w, channels of the first convolution, in [1, 4096].
+        in_channels: channels of the images, in [1, 65536].
+
     Shape: (N, in_channels, H, W) -> (N, 8 * width). Small enough to train on two CPU cores.
 
     >>> model = conv4(width=16)
@@ -35,6 +40,8 @@ class Conv4(nn.Module):
 
     def __init__(self, width: int = 16, in_channels: int = 3) -> None:
         super().__init__()
+        check_range("width", width, "[1, 4096]", whole=True)
+        check_range("in_channels", in_channels, "[1, 65536]", whole=True)
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = []
         for stride, before, after in zip((1, 2, 2, 2), widths, widths[1:], strict=False):
@@ -64,28 +71,33 @@ def build_backbone(
 
     Args:
         name: ``conv4`` or any name that timm knows.
-        in_channels: channels of the images.
+        in_channels: channels of the images, in [1, 65536].
         stem: ``cifar`` replaces a ResNet's first convolution by 3x3 with stride 1 and drops the max-pool, for images of
             about 32 pixels (arXiv:2002.05709, appendix B.9).
-        stem_padding: padding of that convolution: 1 keeps the image size; 2 is what some public CIFAR code uses.
+        stem_padding: padding of that convolution, in [0, 64]: 1 keeps the image size; 2 is what some public CIFAR
+            code uses.
         weights: a local file with weights of this network (``.safetensors``, or a torch file, loaded weights-only);
             None starts from scratch.
         options: further keyword arguments of ``timm.create_model`` (``img_size``, ``drop_path_rate``, ...), or
             ``width`` of conv4.
 
     Raises:
-        UserError: an unknown name, a stem that the network does not have, weights that are missing or do not fit.
+        UserError: an unknown name, a number out of its range, a stem or an option that the network does not have,
+            weights that are missing or do not fit.
 
     >>> build_backbone("resnet18", stem="cifar").num_features
     512
     """
     options = dict(options or {})
+    check_range("in_channels", in_channels, "[1, 65536]", whole=True)
+    check_range("stem_padding", stem_padding, "[0, 64]", whole=True)
     if name == "conv4":
         if stem != "default":
             raise UserError(f"stem={stem!r} is for ResNets, got backbone='conv4': leave stem out")
-        model: nn.Module = conv4(in_channels=in_channels, **options)
+        model: nn.Module = _with_options(conv4, name, options, in_channels=in_channels)
     elif timm.is_model(name):
-        model = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=0, **options)
+        fixed = {"pretrained": False, "in_chans": in_channels, "num_classes": 0}
+        model = _with_options(timm.create_model, name, options, model_name=name, **fixed)
         # pre-logits layers make the output wider than num_features in some families; timm's own word on it:
         model.num_features = int(getattr(model, "head_hidden_size", None) or model.num_features)  # type: ignore[arg-type, assignment]
         if stem == "cifar":
@@ -99,6 +111,18 @@ def build_backbone(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def _with_options(make: Callable[..., nn.Module], name: str, options: dict[str, Any], **fixed: Any) -> nn.Module:
+    """The network that ``make`` builds; whatever it says against the options is a mistake of the user's."""
+    try:
+        return make(**fixed, **options)
+    except UserError as error:
+        raise UserError(f"backbone_options={options}: {error}") from error
+    except Exception as error:
+        if not options:
+            raise
+        raise UserError(f"backbone_options={options} do not fit backbone={name!r}: {error}") from error
 
 
 def _cifar_stem(model: nn.Module, name: str, in_channels: int, padding: int) -> None:

@@ -8,22 +8,27 @@ from typing import Literal
 from torch import nn
 
 from sslinfo.errors import UserError
+from sslinfo.ranges import check_range
 
 Norm = Literal["batch", "layer", "none"]
 
 
 def projection_head(
-    in_features: int, widths: Sequence[int], norm: Norm = "batch", last_norm: bool = False
+    in_features: int, widths: Sequence[int], norm: Norm = "batch", last_norm: bool = False, name: str = "projector"
 ) -> nn.Sequential:
     """Linear layers of the given widths with a norm and ReLU between them; the last is linear alone.
 
     Args:
         in_features: width of the representation.
-        widths: width of each layer, the last being the embedding's; an empty list gives the identity.
+        widths: width of each layer, in [1, 1e5], the last being the embedding's; an empty list gives the identity.
         norm: ``batch`` (as published for most methods), ``layer``, or ``none``. A layer followed by batch norm has no
             bias, which the norm would cancel; nor has the last one, as in VICReg's own program: no objective of
             covariances and distances gives it a gradient. (SimCLR, BYOL, MoCo v2 and SwAV have one there as published.)
         last_norm: that norm, without scale and shift of its own, after the last layer too (SimSiam, MoCo v3).
+        name: of the head, for messages.
+
+    Raises:
+        UserError: a width out of its range, or a norm that is not known.
 
     Shape: (N, in_features) -> (N, widths[-1]).
 
@@ -33,9 +38,9 @@ def projection_head(
     """
     norms = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": None}
     if norm not in norms:
-        raise UserError(f"projector_norm={norm!r} is not known: choose batch, layer or none")
-    if any(width < 1 for width in widths):
-        raise UserError(f"projector={list(widths)} holds a width below 1")
+        raise UserError(f"{name}_norm={norm!r} is not known: choose batch, layer or none")
+    for width in widths:
+        check_range(f"a width of {name}", width, "[1, 1e5]", whole=True)
     if last_norm and norm == "none":
         raise UserError("projector_last_norm=True has no norm to put last: set projector_norm to batch or layer")
     layers: list[nn.Module] = []

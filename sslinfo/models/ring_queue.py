@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sslinfo.ranges import check_range
+
 
 class RingQueue(nn.Module):
     """The last ``size`` rows that were pushed, in the state dict, equal on all ranks when what is pushed is.
 
     Args:
-        size: rows kept; need not be a multiple of the rows pushed at a time.
-        dim: width of a row.
+        size: rows kept, in [1, 1e8]; need not be a multiple of the rows pushed at a time.
+        dim: width of a row, in [1, 1e5].
         dtype: of the rows.
 
     >>> queue = RingQueue(3, 1)
@@ -26,6 +28,8 @@ class RingQueue(nn.Module):
 
     def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
+        check_range("size", size, "[1, 1e8]", whole=True)
+        check_range("dim", dim, "[1, 1e5]", whole=True)
         self.register_buffer("rows", torch.zeros(size, dim, dtype=dtype))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslinfo.errors import UserError
 from sslinfo.objectives.base import JointEmbedding
+from sslinfo.ranges import check_range
 
 
 def standardize(z: Tensor, eps: float = 1e-5) -> Tensor:
@@ -52,8 +53,8 @@ class BarlowTwins(JointEmbedding):
     """Barlow Twins: equal dimensions of the views correlate, different ones do not.
 
     Args:
-        off_diagonal: weight of the squared correlations of different dimensions.
-        scale: of the whole loss.
+        off_diagonal: weight of the squared correlations of different dimensions, in [0, 1e6].
+        scale: of the whole loss, in [1e-6, 1e6].
         **kwargs: arguments of JointEmbedding.
 
     >>> import torch
@@ -65,6 +66,8 @@ class BarlowTwins(JointEmbedding):
 
     def __init__(self, off_diagonal: float = 0.0051, scale: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_range("off_diagonal", off_diagonal, "[0, 1e6]")
+        check_range("scale", scale, "[1e-6, 1e6]")
         self.off_diagonal, self.scale = off_diagonal, scale
 
     def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 
 from sslinfo.distributed import gather, gather_uneven, rank, world_size
@@ -30,6 +30,15 @@ from sslinfo.lightning_compat import (
 )
 from sslinfo.models import build_backbone, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
+from sslinfo.objectives.finite import (
+    NonFinite,
+    SkippedStep,
+    StepGuard,
+    check_embeddings,
+    check_representations,
+    check_weights,
+    of_bad_embeddings,
+)
 from sslinfo.objectives.resumed import TRAINING_KEY, Resumed, size_of
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.outputs import OUTPUTS, StepOutputs
@@ -63,16 +72,21 @@ class JointEmbedding(LightningModule):
 
     Args:
         backbone: ``conv4``, any timm name, or a module with ``num_features`` that maps images to (N, num_features).
-        in_channels: channels of the images, for a backbone given by its name.
+        in_channels: channels of the images, in [1, 65536], for a backbone given by its name.
         stem: ``cifar`` for a ResNet on images of about 32 pixels (3x3 stem of stride 1, no max-pool).
-        stem_padding: padding of the CIFAR stem's convolution.
+        stem_padding: padding of the CIFAR stem's convolution, in [0, 64].
         weights: a local file with weights of the backbone.
         backbone_options: further arguments of the backbone ({width: 32} of conv4, {img_size: 32} of a timm ViT).
-        projector: widths of the projection head's layers, the last being the embedding's.
+        projector: widths of the projection head's layers, in [1, 1e5], the last being the embedding's.
         projector_norm: norm between the head's layers: batch, layer or none.
         projector_last_norm: that norm, without affine, after the head's last layer too.
         entropy: an entropy half, added to the loss with a weight of its own.
         optimizer: optimizer, learning rate and schedule.
+        non_finite: what is done where the loss or its gradient holds NaN or infinity, before the optimizer takes it.
+            ``stop`` ends the training with a message; ``skip`` leaves the step out (weights, optimizer, batch-norm
+            statistics, targets and queues are as before it) and counts it as ``train/skipped_steps``. Either way terms,
+            step and images are in ``non_finite.txt`` in the run's folder. An overflow of fp16's loss scale is none, and
+            weights that are not finite always end the training.
 
     Raises:
         UserError: an argument that does not fit; the message names it and the way out.
@@ -102,6 +116,7 @@ class JointEmbedding(LightningModule):
         projector_last_norm: bool = False,
         entropy: EntropyHalf | None = None,
         optimizer: OptimizerConfig | None = None,
+        non_finite: NonFinite = "stop",
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():
@@ -135,6 +150,7 @@ class JointEmbedding(LightningModule):
         self._resumed: Resumed | None = None  # of the training that this one goes on with
         self._size: dict[str, Any] | None = None  # of a step, an epoch and the whole training, for its checkpoints
         self._has_begun = False
+        self._guard = StepGuard(non_finite)
 
     # What a subclass may change
 
@@ -217,19 +233,27 @@ class JointEmbedding(LightningModule):
         """The loss and its terms, with autocast off."""
         self._check_arguments(whole)
         with full_precision(self.device):
-            terms = self.loss(**whole)
-            if self.entropy is not None and self.adds_entropy:
-                terms = self._add_entropy(terms, whole, views)
+            try:
+                terms = self.loss(**whole)
+                if self.entropy is not None and self.adds_entropy:
+                    terms = self._add_entropy(terms, whole, views)
+            except (ValueError, torch.linalg.LinAlgError) as error:  # estimators and decompositions refuse NaN
+                if not has_trainer(self):
+                    raise
+                terms = of_bad_embeddings(self, whole, error)
         if not isinstance(terms, Mapping) or not isinstance(terms.get("loss"), Tensor) or terms["loss"].dim() != 0:
             raise UserError(f"{type(self).__name__}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
         return dict(terms)
 
     def _clusters(self, terms: Mapping[str, Tensor]) -> Tensor | None:
-        return None if self.counts_clusters is None else terms[self.counts_clusters].detach()
+        clusters = terms.get(self.counts_clusters or "")
+        return None if clusters is None else clusters.detach()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        self._check_batch(batch, "views", "label", "index")
         self._accumulated += 1
         terms, outputs = self.objective(batch["views"])
+        self._guard.note_terms(terms)
         outputs.labels, outputs.indices = batch["label"], batch["index"]
         count = len(outputs.indices)
         for name, term in terms.items():
@@ -242,8 +266,10 @@ class JointEmbedding(LightningModule):
         return {"loss": terms["loss"], OUTPUTS: outputs}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        clean = self._of_clean_images(batch)
+        self._check_batch(batch, "views", "clean", "label", "index", "keep")
+        clean = self._of_clean_images(batch, "val")
         whole, outputs = self._embedded(batch["views"], batch["keep"])
+        check_embeddings(self, whole)
         outputs.labels, outputs.indices = clean.labels, clean.indices
         outputs.clean_representations = clean.clean_representations
         count = len(next(iter(whole.values())))
@@ -259,20 +285,26 @@ class JointEmbedding(LightningModule):
         return {OUTPUTS: outputs}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        return {OUTPUTS: self._of_clean_images(batch)}
+        return {OUTPUTS: self._of_clean_images(batch, "test")}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> StepOutputs:
-        return self._of_clean_images(batch)
+        splits = getattr(datamodule_of(self.trainer), "predict_splits", ()) if has_trainer(self) else ()
+        return self._of_clean_images(batch, splits[dataloader_idx] if splits else None)
 
-    def _of_clean_images(self, batch: Mapping[str, Any]) -> StepOutputs:
+    def _of_clean_images(self, batch: Mapping[str, Any], split: str | None) -> StepOutputs:
         """Representations, labels and indices of the images without augmentation that count."""
+        self._check_batch(batch, "clean", "label", "index", "keep")
         keep = batch["keep"]
-        return StepOutputs(
+        outputs = StepOutputs(
             labels=batch["label"][keep],
             indices=batch["index"][keep],
             clean_representations=self.backbone(batch["clean"]).detach()[keep],
             uneven=True,
         )
+        if has_trainer(self) and self.trainer.state.fn != "fit":
+            assert outputs.clean_representations is not None
+            check_representations(self, outputs.clean_representations, outputs.indices, split)
+        return outputs
 
     def configure_optimizers(self) -> Any:
         prepare_train_data(self.trainer)
@@ -288,11 +320,18 @@ class JointEmbedding(LightningModule):
             scheduler.go_to(self.trainer.global_step)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        step = self.trainer.global_step
-        super().optimizer_step(*args, **kwargs)
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        step, guard = self.trainer.global_step, self._guard
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, guard.watching(self, optimizer, optimizer_closure))
+            self.after_optimizer_step(step, self.trainer.estimated_stepping_batches)
+        except SkippedStep:
+            guard.end_step(skipped=True)
+        else:
+            guard.end_step()
         self._accumulated = 0
-        self.after_optimizer_step(step, self.trainer.estimated_stepping_batches)
+        if guard.action == "skip":
+            self.log("train/skipped_steps", float(guard.skipped), batch_size=1)
 
     @property
     def effective_batch(self) -> int:
@@ -333,6 +372,8 @@ class JointEmbedding(LightningModule):
             make_exact(self.trainer)
 
     def on_fit_start(self) -> None:
+        check_weights(self)
+        self._guard.end_step()  # another training may have ended in the middle of one
         if self.seed is None:
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         if world_size() > 1 and any(
@@ -358,6 +399,26 @@ class JointEmbedding(LightningModule):
         # Random numbers drawn inside the network are a function of the step, so that a resumed run draws the same.
         mixed = hash((self.seed, self.current_epoch, batch_idx, rank()))
         torch.manual_seed(mixed % 2**63)
+        self._guard.begin_batch(self, batch.get("index") if isinstance(batch, Mapping) else None)
+
+    def on_train_end(self) -> None:
+        check_weights(self)
+        if self._guard.skipped:
+            rank_zero_only(print)(f"note: steps skipped as not finite: {self._guard.skipped}", flush=True)
+
+    # Lightning's first hooks of an evaluation, before those of callbacks: no probe looks at such weights.
+
+    def on_validation_model_eval(self) -> None:
+        check_weights(self)
+        super().on_validation_model_eval()
+
+    def on_test_model_eval(self) -> None:
+        check_weights(self)
+        super().on_test_model_eval()
+
+    def on_predict_model_eval(self) -> None:
+        check_weights(self)
+        super().on_predict_model_eval()
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -382,6 +443,8 @@ class JointEmbedding(LightningModule):
         return load(bare, map_location, None, strict, True, **arguments)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_weights(self)  # such weights are written over no good ones
+        checkpoint["sslinfo_skipped_steps"] = self._guard.skipped
         checkpoint["sslinfo_seed"] = self.seed
         checkpoint["sslinfo_accumulated"] = self._accumulated
         checkpoint["sslinfo_gradients"] = self._accumulated_gradients()
@@ -396,6 +459,7 @@ class JointEmbedding(LightningModule):
             self._resumed = Resumed.of(checkpoint, self)
         self.seed = checkpoint.get("sslinfo_seed", self.seed)
         self.loaded_step = int(checkpoint.get("global_step", 0))
+        self._guard.skipped = int(checkpoint.get("sslinfo_skipped_steps", 0))
         self._loaded_gradients = checkpoint.get("sslinfo_gradients", {})
         self._accumulated = checkpoint.get("sslinfo_accumulated", 0)
         if self._accumulated and not self._loaded_gradients:  # of version 0.1.0
@@ -445,3 +509,16 @@ class JointEmbedding(LightningModule):
             )
         half = self.entropy(*[self.entropy.prepare(embeddings[name]) for name in view_names("z", views)])
         return {**half, **terms, "loss": terms["loss"] + half["loss"]}
+
+    def _check_batch(self, batch: Any, *names: str) -> None:
+        """Refuse a batch of an ordinary loader, such as images with labels."""
+        missing = [name for name in names if not isinstance(batch, Mapping) or name not in batch]
+        if missing:
+            got = f"a {type(batch).__name__}"
+            if isinstance(batch, Mapping):
+                got = f"a dict of {', '.join(map(str, batch))}"
+            raise UserError(
+                f"{type(self).__name__} takes batches that are dicts with {', '.join(names)} (views: a list of tensors "
+                f"(N, C, S, S), one for each view), got {got}: pass datamodule=TwoViewDataModule(my_dataset), which "
+                "makes them of any map-style data set, or a loader that gives these"
+            )

@@ -39,10 +39,10 @@ class BYOL(WithTarget):
     With ``entropy`` set to LogDet or PairDist it is the paper's BYOL + LogDet or BYOL + PairDist (arXiv:2303.00633).
 
     Args:
-        predictor: widths of the predictor's hidden layers; it ends with the embedding's width.
+        predictor: widths of the predictor's hidden layers, in [1, 1e5]; it ends with the embedding's width.
         predictor_norm: norm between them.
-        momentum: of the target's moving average at the first optimizer step.
-        final_momentum: at the last; half a cosine between them.
+        momentum: of the target's moving average at the first optimizer step, in [0, 1].
+        final_momentum: at the last, in [0, 1]; half a cosine between them.
         **kwargs: arguments of JointEmbedding.
 
     >>> import torch

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sslinfo.errors import UserError
 from sslinfo.information import epps_pulley, logdet_entropy, pairwise_entropy, pairwise_entropy_cap, renyi_entropy
 from sslinfo.information.spectrum import off_diagonal_of
+from sslinfo.ranges import check_range
 
 
 class EntropyHalf(nn.Module):
@@ -34,13 +35,7 @@ class EntropyHalf(nn.Module):
         return F.normalize(z, dim=1) * z.shape[1] ** 0.5 if self.normalize else z
 
 
-def check_weight(weight: float) -> None:
-    """Refuse a weight that would have the entropy minimised.
-
-    >>> check_weight(1.0)
-    """
-    if weight < 0:
-        raise UserError(f"weight must not be negative, got {weight}: it would minimise the entropy")
+WEIGHT = "[0, 1e6]"  # a negative one would have the entropy minimised
 
 
 class VarianceCovariance(EntropyHalf):
@@ -50,8 +45,8 @@ class VarianceCovariance(EntropyHalf):
     c = sum_{i != j} C_ij^2 / d; a surrogate of 1/2 log det C, in no unit.
 
     Args:
-        variance: weight of v.
-        covariance: weight of c.
+        variance: weight of v, in [0, 1e6].
+        covariance: weight of c, in [0, 1e6].
         convention: ``paper`` adds v and c of both views (Algorithm 1); ``code`` is the authors' program, which averages
             v over the views and adds c. Weight 50 for v in ``code`` is weight 25 in ``paper``; c is the same in both.
 
@@ -67,6 +62,8 @@ class VarianceCovariance(EntropyHalf):
         super().__init__()
         if convention not in ("paper", "code"):
             raise UserError(f"convention={convention!r} is not known: choose paper or code")
+        check_range("variance", variance, WEIGHT)
+        check_range("covariance", covariance, WEIGHT)
         self.variance, self.covariance, self.convention = variance, covariance, convention
 
     def forward(self, *views: Tensor) -> dict[str, Tensor]:
@@ -106,8 +103,9 @@ class LogDet(EntropyHalf):
     The loss is -weight * H / d, per dimension, so that a weight serves every width; H is the mean over the views.
 
     Args:
-        weight: weight of H / d.
-        beta: inverse variance of the noise under which S is seen; always a part of the number that is logged.
+        weight: weight of H / d, in [0, 1e6].
+        beta: inverse variance of the noise under which S is seen, in [1e-9, 1e9]; always a part of the number that is
+            logged.
         normalize: embeddings on the sphere of radius sqrt(d), where tr S <= d N/(N - 1) and so
             H <= d/2 log(1 + beta N/(N - 1)); without it H grows with the logarithm of the scale.
 
@@ -119,9 +117,8 @@ class LogDet(EntropyHalf):
 
     def __init__(self, weight: float = 25.0, beta: float = 10.0, normalize: bool = True) -> None:
         super().__init__()
-        if beta <= 0:
-            raise UserError(f"LogDet needs beta > 0, got {beta}")
-        check_weight(weight)
+        check_range("weight", weight, WEIGHT)
+        check_range("beta", beta, "[1e-9, 1e9]")
         self.weight, self.beta, self.normalize = weight, beta, normalize
 
     def forward(self, *views: Tensor) -> dict[str, Tensor]:
@@ -136,8 +133,8 @@ class PairDist(EntropyHalf):
     vectors when the embeddings are normalised. The loss is -weight * H, H the mean over the views, in nats.
 
     Args:
-        weight: weight of H.
-        variance: variance of a component, per dimension of the embedding.
+        weight: weight of H, in [0, 1e6].
+        variance: variance of a component, per dimension of the embedding, in [1e-6, 1e6].
         bound: ``upper`` (Kullback-Leibler) or ``lower`` (Bhattacharyya) bound of the mixture's entropy. With normalised
             embeddings the upper one has SimCLR's temperature = variance, the lower one 4 * variance.
         normalize: embeddings on the sphere of radius sqrt(d).
@@ -156,9 +153,8 @@ class PairDist(EntropyHalf):
         normalize: bool = True,
     ) -> None:
         super().__init__()
-        check_weight(weight)
-        if variance <= 0:
-            raise UserError(f"PairDist needs variance > 0, got {variance}")
+        check_range("weight", weight, WEIGHT)
+        check_range("variance", variance, "[1e-6, 1e6]")
         if bound not in ("lower", "upper"):
             raise UserError(f"bound={bound!r} is not known: choose lower or upper")
         self.weight, self.variance, self.bound, self.normalize = weight, variance, bound, normalize
@@ -183,7 +179,7 @@ class VonNeumann(EntropyHalf):
     Not a differential entropy.
 
     Args:
-        weight: weight of H.
+        weight: weight of H, in [0, 1e6].
         normalize: rows of equal length before the eigenvalues are taken; without it long rows count more.
 
     >>> half = VonNeumann()
@@ -194,7 +190,7 @@ class VonNeumann(EntropyHalf):
 
     def __init__(self, weight: float = 1.0, normalize: bool = True) -> None:
         super().__init__()
-        check_weight(weight)
+        check_range("weight", weight, WEIGHT)
         self.weight, self.normalize = weight, normalize
 
     def forward(self, *views: Tensor) -> dict[str, Tensor]:
@@ -213,9 +209,9 @@ class SIGReg(EntropyHalf):
     at its covariance; T is in no unit and is no entropy. Slices are new at every training step, equal on all ranks.
 
     Args:
-        weight: weight of T.
-        slices: random directions a step.
-        seed: of the directions.
+        weight: weight of T, in [0, 1e6].
+        slices: random directions a step, in [1, 1e6].
+        seed: of the directions, in [0, 1e12].
 
     >>> half = SIGReg().eval()
     >>> z = torch.zeros(4, 2)  # one point, on every slice: the trapezoid of 4 (1 - exp(-t^2 / 2))^2 exp(-t^2 / 2)
@@ -227,9 +223,9 @@ class SIGReg(EntropyHalf):
 
     def __init__(self, weight: float = 1.0, slices: int = 256, seed: int = 0) -> None:
         super().__init__()
-        check_weight(weight)
-        if slices < 1:
-            raise UserError(f"SIGReg needs at least 1 slice, got {slices}")
+        check_range("weight", weight, WEIGHT)
+        check_range("slices", slices, "[1, 1e6]", whole=True)
+        check_range("seed", seed, "[0, 1e12]", whole=True)
         self.weight, self.slices, self.seed = weight, slices, seed
         self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
 

@@ -19,7 +19,7 @@ class Frozen(JointEmbedding):
 
     Args:
         backbone: ``conv4``, any timm name, or a module with ``num_features``; ``weights`` names a local file.
-        projector: widths of a head after it; none by default.
+        projector: widths of a head after it, in [1, 1e5]; none by default.
         **kwargs: other arguments of JointEmbedding.
 
     >>> model = Frozen(backbone="conv4")

@@ -15,6 +15,7 @@ from sslinfo.errors import UserError
 from sslinfo.models import RingQueue
 from sslinfo.objectives.base import by_view
 from sslinfo.objectives.predictive import WithTarget, predictor_head
+from sslinfo.ranges import check_range
 
 
 def moco_loss(q1: Tensor, q2: Tensor, k1: Tensor, k2: Tensor, temperature: float = 0.2) -> dict[str, Tensor]:
@@ -83,13 +84,13 @@ class MoCo(WithTarget):
     quarter of the queries would meet one.) The queue holds keys of whole batches, all ranks', in order.
 
     Args:
-        queue: keys kept for each view; 0 contrasts within the batch.
-        predictor: widths of the predictor's hidden layers; it ends with the embedding's width. None takes projections
-            as queries.
+        queue: keys kept for each view, in [0, 1e8]; 0 contrasts within the batch.
+        predictor: widths of the predictor's hidden layers, in [1, 1e5]; it ends with the embedding's width. None takes
+            projections as queries.
         predictor_norm: norm between them.
-        temperature: of the softmax.
-        momentum: of the target's moving average at the first optimizer step.
-        final_momentum: at the last; half a cosine between them.
+        temperature: of the softmax, in [1e-4, 1e4].
+        momentum: of the target's moving average at the first optimizer step, in [0, 1].
+        final_momentum: at the last, in [0, 1]; half a cosine between them.
         freeze_patch_embedding: a ViT's patch embedding keeps its initial weights (arXiv:2104.02057, section 4.2).
         **kwargs: arguments of JointEmbedding.
 
@@ -111,10 +112,8 @@ class MoCo(WithTarget):
         **kwargs: Any,
     ) -> None:
         super().__init__(momentum=momentum, final_momentum=final_momentum, **kwargs)
-        if temperature <= 0:
-            raise UserError(f"temperature must be positive, got {temperature}")
-        if queue < 0:
-            raise UserError(f"queue must not be negative, got {queue}")
+        check_range("temperature", temperature, "[1e-4, 1e4]")
+        check_range("queue", queue, "[0, 1e8]", whole=True)
         self.temperature = temperature
         dim = self.embedding_dim
         self.predictor = predictor_head(dim, predictor, predictor_norm) if predictor is not None else nn.Identity()

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from sslinfo.errors import UserError
 from sslinfo.models import EMATarget, ema_momentum, projection_head
 from sslinfo.objectives.base import JointEmbedding
+from sslinfo.ranges import check_range
 
 
 def predictor_head(dim: int, hidden: Sequence[int], norm: Literal["batch", "layer", "none"]) -> nn.Sequential:
@@ -19,7 +19,7 @@ def predictor_head(dim: int, hidden: Sequence[int], norm: Literal["batch", "laye
     >>> predictor_head(4, [8], "none")(torch.zeros(2, 4)).shape
     torch.Size([2, 4])
     """
-    return projection_head(dim, [*hidden, dim], norm)
+    return projection_head(dim, [*hidden, dim], norm, name="predictor")
 
 
 class WithTarget(JointEmbedding):
@@ -29,16 +29,15 @@ class WithTarget(JointEmbedding):
     momentum of that step, so that a checkpoint holds a target that belongs to its weights.
 
     Args:
-        momentum: of the average at the first optimizer step.
-        final_momentum: at the last; half a cosine between them.
+        momentum: of the average at the first optimizer step, in [0, 1].
+        final_momentum: at the last, in [0, 1]; half a cosine between them.
         **kwargs: arguments of JointEmbedding.
     """
 
     def __init__(self, momentum: float = 0.99, final_momentum: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, value in (("momentum", momentum), ("final_momentum", final_momentum)):
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} must be between 0 and 1, got {value}")
+        check_range("momentum", momentum, "[0, 1]")
+        check_range("final_momentum", final_momentum, "[0, 1]")
         self.momentum, self.final_momentum = momentum, final_momentum
         self.target = EMATarget(self.backbone, self.projector)
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslinfo.errors import UserError
 from sslinfo.objectives.base import JointEmbedding
+from sslinfo.ranges import check_range
 
 
 def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float = 0.2) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ class SimCLR(JointEmbedding):
     """SimCLR: views of one image agree, views of different images do not.
 
     Args:
-        temperature: of the softmax over the batch; .2 is used on CIFAR-10, .1 on ImageNet.
+        temperature: of the softmax over the batch, in [1e-4, 1e4]; .2 is used on CIFAR-10, .1 on ImageNet.
         **kwargs: arguments of JointEmbedding.
 
     >>> model = SimCLR(backbone="conv4", projector=[64, 16])
@@ -53,8 +53,7 @@ class SimCLR(JointEmbedding):
 
     def __init__(self, temperature: float = 0.2, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if temperature <= 0:
-            raise UserError(f"temperature must be positive, got {temperature}")
+        check_range("temperature", temperature, "[1e-4, 1e4]")
         self.temperature = temperature
 
     def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:

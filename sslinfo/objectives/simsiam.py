@@ -37,7 +37,7 @@ class SimSiam(JointEmbedding):
     """SimSiam: a predictor of each view's projection matches the other's, which stands still.
 
     Args:
-        predictor: widths of the predictor's hidden layers; it ends with the embedding's width.
+        predictor: widths of the predictor's hidden layers, in [1, 1e5]; it ends with the embedding's width.
         predictor_norm: norm between them.
         constant_predictor_lr: the predictor's learning rate follows neither warm-up nor decay (section 4.2).
         **kwargs: arguments of JointEmbedding.

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslinfo.errors import UserError
 from sslinfo.lightning_compat import has_trainer
 from sslinfo.models import RingQueue
 from sslinfo.objectives.base import JointEmbedding
+from sslinfo.ranges import check_range
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
 
     Args:
         scores: (N, K), the whole batch's.
-        epsilon: entropy of the assignments; small is hard.
+        epsilon: entropy of the assignments, > 0; small is hard.
         iterations: of both scalings; the samples' comes last.
 
     Returns:
@@ -34,8 +34,7 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     tensor([[0.5000, 0.5000],
             [0.5000, 0.5000]])
     """
-    if epsilon <= 0:
-        raise UserError(f"epsilon must be positive, got {epsilon}")
+    check_range("epsilon", epsilon, "> 0")
     log = scores / epsilon
     n, k = log.shape
     for _ in range(iterations):
@@ -88,13 +87,14 @@ class SwAV(JointEmbedding):
     """Swapping assignments between views, two views of full size.
 
     Args:
-        prototypes: K, their number.
-        temperature: of the softmax over prototypes.
-        epsilon, iterations: of the balanced assignments.
+        prototypes: K, their number, in [2, 1e7].
+        temperature: of the softmax over prototypes, in [1e-4, 1e4].
+        epsilon: of the balanced assignments, in [1e-4, 1e4].
+        iterations: of the balanced assignments, in [1, 1e4].
         queue: earlier embeddings of each view that take part in the balance in training, for batches much smaller than
-            K; 0 is none.
-        queue_start_epoch: first epoch that uses the queue; it is filled from the start.
-        freeze_prototypes_epochs: the prototypes do not move in so many first epochs.
+            K, in [0, 1e8]; 0 is none.
+        queue_start_epoch: first epoch that uses the queue, in [0, 1e9]; it is filled from the start.
+        freeze_prototypes_epochs: the prototypes do not move in so many first epochs, in [0, 1e9].
         **kwargs: arguments of JointEmbedding.
 
     >>> model = SwAV(prototypes=10, backbone="conv4", projector=[64, 16])
@@ -117,14 +117,13 @@ class SwAV(JointEmbedding):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if prototypes < 2:
-            raise UserError(f"prototypes must be 2 or more, got {prototypes}")
-        for name, count, least in (("queue", queue, 0), ("iterations", iterations, 1)):
-            if count < least:
-                raise UserError(f"{name} must be {least} or more, got {count}")
-        for name, value in (("temperature", temperature), ("epsilon", epsilon)):
-            if value <= 0:
-                raise UserError(f"{name} must be positive, got {value}")
+        check_range("prototypes", prototypes, "[2, 1e7]", whole=True)
+        check_range("temperature", temperature, "[1e-4, 1e4]")
+        check_range("epsilon", epsilon, "[1e-4, 1e4]")
+        check_range("iterations", iterations, "[1, 1e4]", whole=True)
+        check_range("queue", queue, "[0, 1e8]", whole=True)
+        check_range("queue_start_epoch", queue_start_epoch, "[0, 1e9]", whole=True)
+        check_range("freeze_prototypes_epochs", freeze_prototypes_epochs, "[0, 1e9]", whole=True)
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.queue_start_epoch, self.freeze_prototypes_epochs = queue_start_epoch, freeze_prototypes_epochs
         dim = self.embedding_dim

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslinfo.objectives.base import JointEmbedding
 from sslinfo.objectives.entropy import EntropyHalf, VarianceCovariance
+from sslinfo.ranges import check_range
 
 
 def vicreg_loss(
@@ -46,7 +47,7 @@ class VICReg(JointEmbedding):
     Args:
         entropy: what keeps the embeddings spread: VarianceCovariance (as published, weights 25 and 1), LogDet or
             PairDist, or any other half.
-        invariance: weight of the mean squared distance between the views' embeddings.
+        invariance: weight of the mean squared distance between the views' embeddings, in [0, 1e6].
         **kwargs: arguments of JointEmbedding.
 
     >>> import torch
@@ -60,6 +61,7 @@ class VICReg(JointEmbedding):
 
     def __init__(self, entropy: EntropyHalf | None = None, invariance: float = 25.0, **kwargs: Any) -> None:
         super().__init__(entropy=entropy if entropy is not None else VarianceCovariance(), **kwargs)
+        check_range("invariance", invariance, "[0, 1e6]")
         self.invariance = invariance
 
     def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sslinfo.errors import UserError
 from sslinfo.information import UndefinedEstimate
 from sslinfo.objectives.base import JointEmbedding
+from sslinfo.ranges import check_range
 
 
 def whiten(z: Tensor, eps: float = 0.0) -> Tensor:
@@ -76,9 +77,9 @@ class WMSE(JointEmbedding):
     """Whitening MSE: embeddings of unit covariance, and views of an image close together.
 
     Args:
-        slice_size: samples that are whitened together; above the embedding's width.
-        eps: shrinkage of the covariance towards I, for batches that have none that can be inverted.
-        projector: widths of the projection head's layers; the last is to be well below ``slice_size``.
+        slice_size: samples that are whitened together, in [2, 1e9]; above the embedding's width.
+        eps: shrinkage of the covariance towards I, in [0, 1), for batches that have none that can be inverted.
+        projector: widths of the projection head's layers, in [1, 1e5]; the last is to be well below ``slice_size``.
         **kwargs: arguments of JointEmbedding.
 
     >>> model = WMSE(backbone="conv4", projector=[64, 16])
@@ -91,10 +92,8 @@ class WMSE(JointEmbedding):
         self, slice_size: int = 128, eps: float = 0.0, projector: Sequence[int] = (1024, 64), **kwargs: Any
     ) -> None:
         super().__init__(projector=projector, **kwargs)
-        if slice_size < 2:
-            raise UserError(f"slice_size must be 2 or more, got {slice_size}")
-        if not 0 <= eps < 1:
-            raise UserError(f"eps must be at least 0 and below 1, got {eps}")
+        check_range("slice_size", slice_size, "[2, 1e9]", whole=True)
+        check_range("eps", eps, "[0, 1)")
         self.slice_size, self.eps = slice_size, eps
 
     def loss(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:

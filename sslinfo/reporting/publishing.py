@@ -115,6 +115,18 @@ def data_of(trainer: Trainer, wanted_by: str) -> TwoViewDataModule | None:
     return None
 
 
+def classes_of(trainer: Trainer, wanted_by: str) -> tuple[TwoViewDataModule, int] | None:
+    """The data and their number of classes, None (with a note) where the training images have fewer than two."""
+    data = data_of(trainer, wanted_by)
+    if data is None:
+        return None
+    if data.num_classes is None or data.num_classes < 2:
+        reason = "the training images have no labels" if data.num_classes is None else "all images are of one class"
+        note_once(trainer.lightning_module, f"{wanted_by} is off: {reason}")
+        return None
+    return data, data.num_classes
+
+
 def save(picture: Picture, path: Path) -> None:
     """Write a PNG file."""
     Image.fromarray(picture).save(path)

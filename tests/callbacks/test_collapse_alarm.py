@@ -194,12 +194,14 @@ def test_an_alarm_asks_nothing_of_other_ranks(tmp_path: Path) -> None:
     assert trainer.asked == 1
 
 
-def feed(alarm: CollapseAlarm, batches: list[tuple[int, tuple[Tensor, ...]]]) -> Any:
+def feed(alarm: CollapseAlarm, batches: list[tuple[int, tuple[Tensor, ...]]], folder: Path | None = None) -> Any:
+    """Files are written where there is a folder."""
     from types import SimpleNamespace
 
     trainer = SimpleNamespace(
-        global_step=0, loggers=[], should_stop=False, is_global_zero=True, log_dir=".", fast_dev_run=True
+        global_step=0, loggers=[], should_stop=False, is_global_zero=True, log_dir=folder, fast_dev_run=folder is None
     )
+    trainer.default_root_dir = "."
     for step, views in batches:
         trainer.global_step = step
         rows = torch.arange(len(views[0]) if views else 0)
@@ -246,9 +248,21 @@ def test_it_goes_on_after_a_resume() -> None:
 
 def test_batches_that_say_nothing_are_passed_over() -> None:
     alarm = CollapseAlarm(every_n_steps=1)
-    bad = torch.full((8, 4), torch.nan)
-    feed(alarm, [(1, HEALTHY), (2, (bad, bad)), (3, (HEALTHY[0][:1],) * 2), (4, ())])
+    feed(alarm, [(1, HEALTHY), (2, (HEALTHY[0][:1],) * 2), (3, ())])
     assert not alarm.alarms
+
+
+def test_embeddings_that_are_not_finite_are_said_once_and_are_no_collapse(tmp_path: Path) -> None:
+    alarm = CollapseAlarm(every_n_steps=1, action="stop")
+    one, other = HEALTHY[0][:8].clone(), HEALTHY[1][:8].clone()
+    one[2, 0], other[5, 1], other[2, 0] = torch.nan, torch.inf, torch.nan
+    with pytest.warns(UserWarning, match="NaN or infinity") as caught:
+        trainer = feed(alarm, [(1, HEALTHY), (2, (one, other)), (3, (one, other)), (4, HEALTHY)], folder=tmp_path)
+    said = "the embeddings of 2 of 8 images at step 2 hold NaN or infinity"
+    assert [str(warning.message).partition(":")[0] for warning in caught] == [said]
+    assert (tmp_path / "alarm.txt").read_text().startswith(said)
+    assert not alarm.alarms
+    assert not trainer.should_stop
 
 
 def test_one_view_is_enough() -> None:

@@ -431,10 +431,10 @@ def test_too_few_images_have_a_reason() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"delta": 0.0}, "delta must lie between 0 and 1, got 0.0"),
-        ({"delta": 1.5}, "delta must lie between 0 and 1, got 1.5"),
-        ({"radius": 0.0}, "radius must be a number above 0, got 0.0"),
-        ({"weight_norm": -1.0}, "weight_norm must be a number above 0, got -1.0"),
+        ({"delta": 0.0}, r"delta must be in \(0, 1\), got 0.0"),
+        ({"delta": 1.5}, r"delta must be in \(0, 1\), got 1.5"),
+        ({"radius": 0.0}, "radius must be in .*, got 0.0"),
+        ({"weight_norm": -1.0}, r"weight_norm must be in \(0, 1e9\], got -1.0"),
         ({"treatment": "whiten"}, "treatment must be normalize or clip, got 'whiten'"),
     ],
 )

@@ -444,7 +444,7 @@ def test_in_validation_only() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("every_n_steps", -1), ("window", 0), ("samples", 1)])
 def test_bad_numbers_are_named(name: str, value: int) -> None:
-    with pytest.raises(UserError, match=rf"{name} must be \d or more, got {value}"):
+    with pytest.raises(UserError, match=rf"{name} must be a whole number in \[\d, 1e\d\], got {value}"):
         InformationMonitor(**{name: value})
 
 
@@ -863,16 +863,18 @@ def test_without_a_validation_the_table_is_of_the_training(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["beta", "variance", "temperature"])
 def test_scales_are_checked_at_once(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} of InformationMonitor must be above 0, got -1"):
+    with pytest.raises(UserError, match=f"{name} must be in .*, got -1.0"):
         InformationMonitor(**{name: -1.0})  # type: ignore[arg-type]
 
 
-def test_samples_that_are_not_finite_stop_nothing_and_are_said() -> None:
+def test_samples_that_are_not_finite_stop_nothing_and_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     """One batch of a diverging training, or of half precision while its scale is looked for."""
     views = random_views(20, 5)
     views[1][3, 2] = math.nan
     monitor = InformationMonitor(every_n_steps=2)
     assert trained(monitor, [views] * 2).values == []
+    said = "InformationMonitor measures nothing of train_info/embedding at step 2: 2 of 80 samples hold NaN or infinity"
+    assert capsys.readouterr().out.count(said) == 1
     assert monitor.reports["train_info/embedding"].reasons == {"all": "2 of 80 samples hold NaN or infinity"}
     assert validated(monitor, views, torch.arange(20), 7).values == []
     assert monitor.reports["info/embedding"].reasons == {"all": "1 of 14 samples hold NaN or infinity"}

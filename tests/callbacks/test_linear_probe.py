@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sslinfo.callbacks import LinearProbe
+from sslinfo.callbacks import KNNProbe, LinearProbe
 from sslinfo.callbacks.linear_probe import label_subset
 from sslinfo.data import TwoViewDataModule
 from sslinfo.evaluation.features import clean_features
@@ -286,3 +286,18 @@ def test_the_final_probe_is_the_same_on_several_ranks(ranks: Any) -> None:
     first, second = ranks(2, final_probe)
     # Features agree but for rounding, which may tip one image in 99.
     assert first == second == pytest.approx(final_probe(0, 1), abs=0.0102)
+
+
+@pytest.mark.parametrize("probe", [LinearProbe, KNNProbe])
+def test_images_of_one_class_turn_a_probe_off(probe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = Handwritten()
+    digits.targets = [4] * len(digits)  # a label that is no 0: it is the only one all the same
+    data = TwoViewDataModule(digits, batch_size=50)
+    trainer = Trainer(**QUIET, max_epochs=1, callbacks=[probe()])
+    model = module()
+    trainer.fit(model, data)
+    trainer.test(model, data)
+    assert data.num_classes == 1
+    assert trainer.global_step == 360 // 50
+    assert not [name for name in trainer.callback_metrics if name.startswith("probe/")]
+    assert capsys.readouterr().out.count(f"note: {probe.__name__} is off: all images are of one class") == 1

@@ -393,10 +393,10 @@ def test_by_the_command_line(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": 0}, "images must be 1 or more, got 0"),
-        ({"draws": 7}, "draws must be 8 or more, got 7"),
-        ({"sigmas": ()}, r"sigmas must be one or more noise levels above 0, got \[\]"),
-        ({"sigmas": (0.1, 0.0)}, "sigmas must be one or more noise levels above 0"),
+        ({"images": 0}, r"images must be a whole number in \[1, 1e6\], got 0"),
+        ({"draws": 7}, r"draws must be a whole number in \[8, 1e9\], got 7"),
+        ({"sigmas": ()}, r"sigmas=\[\] must hold one or more noise levels"),
+        ({"sigmas": (0.1, 0.0)}, "a sigma of sigmas must be in .*, got 0.0"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import FakeData
+from torchvision.transforms.v2.functional import to_image
 
 from sslinfo.callbacks import KNNProbe, LinearProbe
 from sslinfo.data import TwoViewDataModule, View
@@ -330,6 +331,53 @@ def test_transform_of_wrong_results() -> None:
         next(iter(data.train_dataloader()))
 
 
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda image: to_image(image), r"got Image of torch.uint8 and shape \(1, 8, 8\): end it with ToImage"),
+        (lambda image: torch.zeros(64), r"got Tensor of torch.float32 and shape \(64,\)"),
+        (lambda image: torch.zeros(3, 8, 8), r"with the 1 channel of the images, got Tensor .* \(3, 8, 8\)"),
+        (lambda image: torch.zeros(2, 1, 8, 8), r"got Tensor of torch.float32 and shape \(2, 1, 8, 8\)"),
+        (lambda image: np.zeros((1, 8, 8)), r"got ndarray of float64 and shape \(1, 8, 8\)"),
+        (lambda image: image, r"got Image: end it"),
+        (lambda image: None, r"got NoneType"),
+        (lambda image: torch.full((1, 8, 8), torch.nan), r"makes NaN or infinity of image \d+ of digits"),
+        (lambda image: 1 / torch.zeros(1, 8, 8), r"makes NaN or infinity of image \d+ of digits"),
+        (lambda image: image.nothing, r"fails on a L PIL image \(image \d+ of digits\): AttributeError: .*nothing"),
+    ],
+)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_a_transform_must_return(transform: Any, message: str, num_workers: int) -> None:
+    data = ready(transform=transform, num_workers=num_workers)
+    with pytest.raises(UserError, match=rf"^data\.transform .*{message}"):
+        next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_floats_of_a_transform_become_float32(dtype: torch.dtype) -> None:
+    data = ready(transform=lambda image: to_image(image).to(dtype) / 256)
+    batch = data.to_batch(next(iter(data.train_dataloader())))
+    assert {view.dtype for view in batch["views"]} == {torch.float32}
+    pixels = torch.from_numpy(np.round(load_digits().images[batch["index"]] * 255 / 16) / 256)
+    # Half precision keeps 8 bits or more of a number below 1.
+    torch.testing.assert_close(batch["views"][0][:, 0].double(), pixels, rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_transform_is_told_by_the_file(tmp_path: Path, in_memory: bool) -> None:
+    write_imagefolder(tmp_path, splits=("train",), size=(8, 8))
+    data = ready("imagefolder", root=str(tmp_path), batch_size=4, in_memory=in_memory, transform=lambda image: 1 / 0)
+    with pytest.raises(UserError, match=r"data.transform fails on a RGB PIL image \(.*train/class\d/00\d.png\): Zero"):
+        next(iter(data.train_dataloader()))
+    assert data.stores["train"].file_of(5) == str(tmp_path / "train" / "class0" / "005.png")
+
+
+def test_batch_of_one_image() -> None:
+    with pytest.raises(UserError, match=r"data\.batch_size=1: an objective compares the images of a batch"):
+        ready(batch_size=1).train_dataloader()
+    assert len(ready(batch_size=1).test_dataloader()) == 180
+
+
 def test_map_style_data_set_of_the_user() -> None:
     data = TwoViewDataModule(Items(), batch_size=9, test_dataset=Items(), image_size=8)
     fit = trainer(callbacks=[LinearProbe(), KNNProbe(k=1)])
@@ -486,7 +534,7 @@ def test_no_image_of_a_batch_can_be_decoded(tmp_path: Path) -> None:
         path.write_bytes(b"no image")
     with (
         pytest.warns(UserWarning, match="Skipped"),
-        pytest.raises(UserError, match=r"no image of a batch of 4 .* could be decoded: check data\.root"),
+        pytest.raises(UserError, match=r"none of 22 images of .* can be decoded: check data\.root"),
     ):
         next(iter(data.train_dataloader()))
 
@@ -510,8 +558,8 @@ def test_four_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"val_fraction": 1.0}, r"val_fraction=1\.0 must be in"),
+        ({"batch_size": 0}, r"data\.batch_size must be a whole number in \[1, .*\], got 0"),
+        ({"val_fraction": 1.0}, r"data\.val_fraction must be in \[0, 1\), got 1\.0"),
         ({"dataset": "digit"}, "did you mean 'digits'"),
         ({"mean": [0.5, 0.5, 0.5]}, "one entry for each of the 1 channels"),
         ({"batch_size": 1700}, "more than the 1617 training images"),

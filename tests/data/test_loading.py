@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fake import write_imagefolder
 
+from sslinfo.data import TwoViewDataModule
 from sslinfo.data.loading import BatchSampler, Progress, Request, ResumableLoader
 from sslinfo.errors import UserError
 
@@ -127,3 +132,32 @@ def test_workers_change_nothing(num_workers: int) -> None:
     loader = ResumableLoader(Positions(), batch_size=None, sampler=sampler, num_workers=num_workers)
     assert len(loader) == 6
     assert [position for batch in loader for position in batch] == flat(epoch_of(40, 6, True))
+
+
+# What goes wrong in a worker process
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_imagefolder(tmp_path, splits=("train",), per_class=8, size=(8, 8))
+    return tmp_path
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("damage", ["gone", "bad"])
+def test_errors_name_the_file_and_hold_no_traceback(folder: Path, damage: str, num_workers: int) -> None:
+    data = TwoViewDataModule(
+        "imagefolder", str(folder), 4, image_size=8, in_memory=False, num_workers=num_workers, seed=0
+    )
+    data.setup("fit")
+    for path in (folder / "train" / "class1").iterdir():
+        path.unlink() if damage == "gone" else path.write_bytes(b"no image")
+    kind = FileNotFoundError if damage == "gone" else UserError
+    with pytest.raises(kind) as caught:
+        list(data.train_dataloader())
+    assert "Traceback" not in str(caught.value)
+    assert re.search(r"train/class1/00\d\.png", str(caught.value))
+    if damage == "gone":
+        assert isinstance(caught.value, OSError)
+        assert caught.value.errno == errno.ENOENT
+        assert Path(caught.value.filename).parent == folder / "train" / "class1"

@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from sslinfo.callbacks.linear_probe import label_subset
+from sslinfo.errors import UserError
 from sslinfo.evaluation.probes import Mean, fit_linear, knn_scores, label_efficiency
 
 
@@ -97,6 +98,13 @@ def test_predictions_do_not_depend_on_scale_and_shift_of_all_features() -> None:
     right = sum(int(a == b) for a, b in zip(one.predict(test), test_labels.tolist(), strict=True))
     assert one.accuracy(test, test_labels) == right / 200
     assert 0.4 < right / 200 < 1
+
+
+def test_features_that_are_not_finite_are_refused_in_words() -> None:
+    x = torch.randn(6, 2)
+    x[1, 0], x[4] = torch.nan, torch.inf
+    with pytest.raises(UserError, match="the features of 2 of 6 images hold NaN or infinity"):
+        fit_linear(x, torch.tensor([0, 1] * 3))
 
 
 def test_a_fit_that_stops_early_is_said() -> None:

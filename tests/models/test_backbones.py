@@ -268,3 +268,17 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "nan.pt")
     with pytest.raises(UserError, match=r"holds NaN or infinity \(layers\.3\.weight\)"):
         build_backbone("conv4", weights=str(tmp_path / "nan.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("conv4", {"width": 0}, r"backbone_options=\{'width': 0\}: width must be a whole number in .*, got 0"),
+        ("conv4", {"wdth": 3}, r"backbone_options=\{'wdth': 3\} do not fit backbone='conv4': .*'wdth'"),
+        ("resnet18", {"wdth": 3}, r"backbone_options=\{'wdth': 3\} do not fit backbone='resnet18': .*'wdth'"),
+        ("vit_tiny_patch16_224", {"patch_size": 0}, "backbone_options=.* do not fit backbone='vit_tiny"),
+    ],
+)
+def test_options_that_a_network_does_not_take(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_backbone(name, options=options)

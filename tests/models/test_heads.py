@@ -38,5 +38,5 @@ def test_no_layers_is_the_identity() -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(UserError, match="projector_norm='bacth' is not known: choose batch, layer or none"):
         projection_head(6, [5], "bacth")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"projector=\[5, 0\] holds a width below 1"):
+    with pytest.raises(UserError, match=r"a width of projector must be a whole number in .*, got 0"):
         projection_head(6, [5, 0])

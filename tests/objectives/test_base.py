@@ -479,3 +479,24 @@ def test_a_users_own_backbone_is_given_again(tmp_path: Path) -> None:
     again = VICReg.load_from_checkpoint(path, backbone=SmallNet(1))
     images = torch.randn(3, 1, 8, 8)
     assert torch.equal(again(images), model(images))
+
+
+# Batches of ordinary loaders
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("form", ["pair", "tensor", "dict"])
+def test_batches_of_an_ordinary_loader_are_refused_in_words(stage: str, form: str) -> None:
+    images = torch.rand(8, 3, 8, 8)
+    items: list[Any] = {
+        "pair": [(image, 0) for image in images],
+        "tensor": list(images),
+        "dict": [{"image": image, "label": 0} for image in images],
+    }[form]
+    model = VICReg(backbone="conv4", backbone_options={"width": 2}, projector=[8])
+    trainer = Trainer(**QUIET, max_epochs=1)
+    needed = "views, label, index" if stage == "fit" else "views, clean" if stage == "validate" else "clean, label"
+    got = {"pair": "a list", "tensor": "a Tensor", "dict": "a dict of image, label"}[form]
+    message = rf"VICReg takes batches that are dicts with {needed}.*got {got}: pass datamodule="
+    with pytest.raises(UserError, match=message):
+        getattr(trainer, stage)(model, DataLoader(items, 4))

@@ -207,5 +207,5 @@ def test_an_entropy_half_acts_on_the_projections() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(UserError, match=r"momentum must be between 0 and 1, got 1.5"):
+    with pytest.raises(UserError, match=r"momentum must be in \[0, 1\], got 1.5"):
         small(momentum=1.5)

@@ -368,7 +368,7 @@ def test_wrong_arguments() -> None:
         small(queue=8, predictor=[5])
     with pytest.raises(UserError, match="freeze_patch_embedding=True, but SmallNet has no patch_embed"):
         small(freeze_patch_embedding=True)
-    with pytest.raises(UserError, match="queue must not be negative, got -1"):
+    with pytest.raises(UserError, match="queue must be a whole number in .*, got -1"):
         small(queue=-1)
-    with pytest.raises(UserError, match="temperature must be positive, got 0"):
+    with pytest.raises(UserError, match="temperature must be in .*, got 0"):
         small(temperature=0)

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from sslinfo.data.stores import FileStore, ImageStore, MemoryStore, OnBadImage
+from sslinfo.data.stores.base import shown
 from sslinfo.errors import UserError
 
 MEMORY_LIMIT = 2 * 2**30  # bytes of a split that `in_memory: auto` holds
@@ -29,9 +31,11 @@ class ReadOptions:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.channels not in (None, 1, 3):
-            raise UserError(f"data.channels must be 1, 3 or null, got {self.channels}")
-        if self.in_memory not in ("auto", True, False):
+        if self.channels not in (None, 1, 3) or isinstance(self.channels, bool):
+            raise UserError(f"data.channels must be 1, 3 or null, got {self.channels!r}")
+        if self.on_bad_image not in get_args(OnBadImage):
+            raise UserError(f"data.on_bad_image must be one of {get_args(OnBadImage)}, got {self.on_bad_image!r}")
+        if self.in_memory != "auto" and not isinstance(self.in_memory, bool):
             raise UserError(f'data.in_memory must be "auto", true or false, got {self.in_memory!r}')
 
     def holds(self, size: int) -> bool:
@@ -67,6 +71,10 @@ def file_store(
     if options.in_memory is not False:
         decoded = store.to_memory(limit=None if options.in_memory is True else MEMORY_LIMIT)
         if isinstance(decoded, MemoryStore):
+            if decoded.skipped:
+                rank_zero_only(print)(
+                    f"note: {decoded.skipped} of {len(paths)} images in {shown(where)} are skipped as bad", flush=True
+                )
             return decoded
         if options.in_memory is True:
             raise UserError(f"the images of {store.where} are not all of one size: set data.in_memory: false")

@@ -1,18 +1,24 @@
 """The interface of all stores: a batch of indices in, a batch of images out."""
 
 import copy
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sslinfo.errors import UserError
 
 OnBadImage = Literal["error", "skip"]
 Shape = tuple[int, int, int]
+
+
+WAY_OUT = "repair or remove it, or set data.on_bad_image: skip"
 
 
 class BadImage(UserError):
@@ -45,6 +51,7 @@ class ImageStore(ABC):
         channels: the number of channels of every image.
         index: int64 (len,), the position of each image in the store before any `subset`.
         total: how many images the store had before any `subset`; every `index` is below it.
+        files: the file of each image before any `subset`, as bytes, or None where images are no files.
     """
 
     where: str
@@ -52,6 +59,7 @@ class ImageStore(ABC):
     channels: int
     index: Tensor
     total: int
+    files: NDArray[np.bytes_] | None
     _rows: Tensor
     _bad: set[int]
 
@@ -60,6 +68,7 @@ class ImageStore(ABC):
         self.classes = None if classes is None else list(classes)
         self.index = torch.arange(length)
         self.total = length
+        self.files = None
         self._rows = torch.arange(length)
         self._bad = set()
 
@@ -67,6 +76,11 @@ class ImageStore(ABC):
     @abstractmethod
     def labels(self) -> Tensor:
         """int64 (len,), -1 where there is none."""
+
+    @property
+    def labels_are_known(self) -> bool:
+        """Whether `labels` costs nothing, where it might take a pass over all images."""
+        return True
 
     @property
     @abstractmethod
@@ -78,6 +92,10 @@ class ImageStore(ABC):
         """The images at these positions, less those that cannot be decoded where the store skips them."""
 
     @abstractmethod
+    def relabel(self, ids: Tensor) -> None:
+        """From now on a label is the place of what it was in `ids`, int64 (K,) in rising order; -1 stays -1."""
+
+    @abstractmethod
     def __getitem__(self, position: int) -> tuple[Any, int]:
         """One image and its label, as map-style datasets have it: PIL for 1 and 3 channels, or else uint8 (C, H, W)."""
 
@@ -87,6 +105,15 @@ class ImageStore(ABC):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def file_of(self, identity: int) -> str | None:
+        """The file of the image with this `index`, None where images are no files."""
+        return None if self.files is None else os.fsdecode(self.files[identity])
+
+    def name_of(self, identity: int) -> str:
+        """What a message calls the image with this `index`: its file, or its place."""
+        file = self.file_of(identity)
+        return f"image {identity} of {self.where}" if file is None else shown(file)
 
     @property
     def skipped(self) -> int:
@@ -122,6 +149,15 @@ class ImageStore(ABC):
         return torch.stack(images)
 
 
+def shown(path: str) -> str:
+    r"""A path or name as it can be printed anywhere: bytes that are not UTF-8 are written out.
+
+    >>> shown("caf\udce9.png")
+    'caf\\xe9.png'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def checked_labels(labels: Tensor | None, length: int, classes: list[str] | None, where: str) -> Tensor:
     """The labels as int64, -1 for None; UserError where they do not fit."""
     if labels is None:
@@ -129,8 +165,32 @@ def checked_labels(labels: Tensor | None, length: int, classes: list[str] | None
     if labels.shape != (length,) or labels.is_floating_point():
         got = f"{labels.dtype} of shape {tuple(labels.shape)}"
         raise UserError(f"labels of {where} must be integers of shape ({length},), got {got}")
-    if length and (int(labels.min()) < -1 or (classes is not None and int(labels.max()) >= len(classes))):
-        most = "" if classes is None else f" and below {len(classes)}, the number of classes"
-        got = f"{int(labels.min())} ... {int(labels.max())}"
-        raise UserError(f"labels of {where} must be at least -1{most}, got {got}")
+    got = f"{int(labels.min())} ... {int(labels.max())}" if length else ""
+    if length and int(labels.min()) < -1:
+        raise UserError(
+            f"labels of {where} must be at least -1, got {got}: -1 says that there is none, and image "
+            f"{int(labels.argmin())} has {int(labels.min())}"
+        )
+    if length and classes is not None and int(labels.max()) >= len(classes):
+        raise UserError(f"labels of {where} must be below {len(classes)}, the number of classes, got {got}")
     return labels.to(torch.int64)
+
+
+def places_of(labels: Tensor, ids: Tensor, where: str) -> Tensor:
+    """The place in `ids`, which rises, of each label; -1 for -1.
+
+    Raises:
+        UserError: a label is not among them.
+
+    Example:
+        >>> places_of(torch.tensor([7, -1, 3]), torch.tensor([3, 5, 7]), "a set").tolist()
+        [2, -1, 0]
+    """
+    places = torch.searchsorted(ids, labels).clamp(max=len(ids) - 1)
+    wrong = (ids[places] != labels) & (labels != -1)
+    if bool(wrong.any()):
+        raise UserError(
+            f"{where} has the label {int(labels[wrong][0])}, which no training image has: "
+            "add such images to the training set, or set the label to None or -1"
+        )
+    return torch.where(labels == -1, -1, places)

@@ -1,22 +1,20 @@
 """FileStore: image files, decoded whenever they are asked for."""
 
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sslinfo.data.stores.base import BadImage, OnBadImage, Shape, checked_labels
-from sslinfo.data.stores.per_image import WAY_OUT, PerImageStore
-from sslinfo.data.stores.pixels import to_tensor
+from sslinfo.data.stores.base import BadImage, OnBadImage, Shape, checked_labels, places_of, shown
+from sslinfo.data.stores.decoding import OWN_CLASS, pixels_of, size_of
+from sslinfo.data.stores.per_image import PerImageStore
 from sslinfo.errors import UserError
-
-T = TypeVar("T")
 
 # Below this many pixels the interpreter's work on an image outweighs the decoder's, which alone runs outside the
 # interpreter lock: threads then only wait for one another.
@@ -25,6 +23,8 @@ _PIXELS_WORTH_A_THREAD = 96 * 96
 
 class FileStore(PerImageStore):
     """Image files, decoded by PIL whenever they are asked for.
+
+    Of an animation it is the first picture. EXIF orientations are applied, and transparent pixels show white.
 
     Args:
         paths: the files.
@@ -42,6 +42,7 @@ class FileStore(PerImageStore):
 
     Example:
         >>> import tempfile, torch
+        >>> from PIL import Image
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name, size in [("a.png", (4, 3)), ("b.png", (5, 5))]:
         ...     Image.new("RGB", size, (10, 20, 30)).save(folder / name)
@@ -72,17 +73,26 @@ class FileStore(PerImageStore):
         if where is None:
             where = os.path.commonpath([os.path.dirname(path) for path in paths])
         super().__init__(len(paths), classes, where, on_bad_image)
+        self.files = self._paths
         self._labels = checked_labels(labels, len(paths), self.classes, where)
         self.channels = channels
+        self._said: list[str] = []  # shared by all subsets
 
     @property
     def labels(self) -> Tensor:
         return self._labels[self._rows]
 
+    def relabel(self, ids: Tensor) -> None:
+        self._labels = places_of(self._labels, ids, self.where)
+
     @cached_property
     def shape(self) -> Shape | None:  # type: ignore[override]
         """(C, H, W) where all files have one size, else None. Reads headers: a few, or all where those agree."""
         sizes = {size for size in map(self._header, self._probes()) if size is not None}
+        if not sizes:  # a whole folder may be bad, and the next one good
+            sizes = set(islice(filter(None, map(self._header, range(len(self)))), 1))
+        if not sizes:
+            raise UserError(f"none of {len(self)} images tried in {self.where} can be decoded: check data.root")
         if len(sizes) == 1:
             for position in tqdm(range(len(self)), f"sizes in {self.where}", leave=False, disable=None):
                 size = self._header(position)
@@ -96,28 +106,21 @@ class FileStore(PerImageStore):
 
     def _read(self, row: int) -> tuple[Tensor, int]:
         path = os.fsdecode(self._paths[row])
-        return _decoded(path, lambda image: to_tensor(image, self.channels)), int(self._labels[row])
+        pixels, scaled = pixels_of(path, self.channels)
+        if scaled and not self._said:
+            self._said.append(path)
+            warnings.warn(f"{shown(path)} and further files of 16 bits are scaled to 8 bits; {OWN_CLASS}", stacklevel=2)
+        return pixels, int(self._labels[row])
 
     def _header(self, position: int) -> tuple[int, int] | None:
         identity = int(self.index[position])
         if identity in self._bad:
             return None
         try:
-            return _decoded(self.path(position), lambda image: (image.height, image.width))
+            return size_of(self.path(position))
         except BadImage as error:
             self._skip(identity, error)
             return None
 
     def _threads(self, pixels: int) -> int:
         return 1 if pixels < _PIXELS_WORTH_A_THREAD else min(16, os.cpu_count() or 1)
-
-
-def _decoded(path: str, use: Callable[[Image.Image], T]) -> T:
-    try:
-        with Image.open(path) as image:
-            return use(image)
-    except Exception as error:
-        # PIL reports broken files by many kinds of exception; errno is only set by the operating system.
-        if (isinstance(error, OSError) and error.errno is not None) or isinstance(error, MemoryError):
-            raise
-        raise BadImage(f"{path} cannot be decoded ({error}): {WAY_OUT}") from error

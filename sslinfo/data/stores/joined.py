@@ -76,6 +76,15 @@ class JoinedStore(ImageStore):
         batch = self._stacked([images[i] for i in order.tolist()])
         return Fetched(batch, torch.cat(labels)[order], self.index[positions[slots[order]]])
 
+    def relabel(self, ids: Tensor) -> None:
+        self.first.relabel(ids)
+        self.second.relabel(ids)
+
+    def file_of(self, identity: int) -> str | None:
+        if identity < self.first.total:
+            return self.first.file_of(identity)
+        return self.second.file_of(identity - self.first.total)
+
     def __getitem__(self, position: int) -> tuple[Any, int]:
         row = int(self._rows[position])
         return self.first[row] if row < len(self.first) else self.second[row - len(self.first)]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslinfo.data.stores.base import Fetched, ImageStore, Shape, checked_labels
+from sslinfo.data.stores.base import Fetched, ImageStore, Shape, checked_labels, places_of
 from sslinfo.data.stores.pixels import presented
 from sslinfo.errors import UserError
 
@@ -60,6 +60,9 @@ class MemoryStore(ImageStore):
         self._check(positions)
         rows = self._rows[positions]
         return Fetched(self.images.index_select(0, rows).contiguous(), self._labels[rows], self.index[positions])
+
+    def relabel(self, ids: Tensor) -> None:
+        self._labels = places_of(self._labels, ids, self.where)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
         batch = self.read([position])

@@ -9,7 +9,8 @@ from collections import defaultdict
 import numpy as np
 import torch
 
-from sslinfo.data.stores.base import ImageStore
+from sslinfo.data.stores.base import BadImage, ImageStore
+from sslinfo.data.stores.decoding import opened
 from sslinfo.data.stores.files import FileStore
 from sslinfo.data.stores.joined import JoinedStore
 from sslinfo.distributed import rank, world_size
@@ -64,9 +65,9 @@ def _digests(store: ImageStore, as_files: bool, rows: slice) -> list[bytes]:
 
 def _file_digest(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size // 2 - 2048))
             return hashlib.blake2b(file.read(4096), digest_size=16).digest() + str(size).encode()
-    except OSError:
+    except (OSError, BadImage):
         return b""

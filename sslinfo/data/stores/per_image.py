@@ -4,6 +4,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, get_args
 
 import torch
@@ -15,7 +16,6 @@ from sslinfo.data.stores.memory import MemoryStore
 from sslinfo.data.stores.pixels import presented
 from sslinfo.errors import UserError
 
-WAY_OUT = "repair or remove it, or set data.on_bad_image: skip"
 _PROBES = 16
 _CHUNK = 256
 
@@ -73,12 +73,20 @@ class PerImageStore(ImageStore):
         """A few positions spread over the store."""
         return torch.linspace(0, len(self) - 1, min(_PROBES, len(self))).round().long().tolist()
 
-    def _probed(self) -> list[Tensor]:
-        """The images there, at least one."""
-        images = [item[0] for item in map(self._read_or_skip, self._probes()) if item is not None]
-        if not images:
-            raise UserError(f"none of {len(self._probes())} images tried in {self.where} can be decoded")
-        return images
+    def _probed(self) -> dict[int, tuple[Tensor, int]]:
+        """Images and labels there by position, at least one."""
+        found = dict(self._good(self._probes()))
+        # A whole folder may be bad, and the next one good.
+        found = found or dict(islice(self._good(range(len(self))), 1))
+        if not found:
+            raise UserError(f"none of {len(self)} images tried in {self.where} can be decoded: check data.root")
+        return found
+
+    def _good(self, positions: Iterable[int]) -> Iterator[tuple[int, tuple[Tensor, int]]]:
+        for position in positions:
+            item = self._read_or_skip(position)
+            if item is not None:
+                yield position, item
 
     def to_memory(self, progress: bool = True, limit: int | None = None) -> ImageStore:
         """Decode everything into a `MemoryStore`, where all images are uint8 and of one size; else return self.
@@ -92,7 +100,7 @@ class PerImageStore(ImageStore):
         Raises:
             BadImage: at the first undecodable image, unless `on_bad_image` is "skip".
         """
-        first, *others = self._probed()
+        first, *others = [image for image, _ in self._probed().values()]
         if first.dtype != torch.uint8 or any(image.shape != first.shape for image in others):
             return self
         if limit is not None and len(self) * first.numel() > limit:
@@ -119,8 +127,10 @@ class PerImageStore(ImageStore):
                 return self
         if not bool(good.all()):
             images, labels = images[good], labels[good]
-        store = MemoryStore(images, labels, self.classes, self.where)
+        named = self.classes is None or not len(labels) or int(labels.max()) < len(self.classes)
+        store = MemoryStore(images, labels, self.classes if named else None, self.where)
         store.index, store.total, store._bad = self.index[good], self.total, set(self._bad)
+        store.files = self.files
         return store
 
     def _threads(self, pixels: int) -> int:

@@ -1,4 +1,7 @@
-"""Pixels of PIL images, numpy arrays and tensors as tensors (C, H, W), with the number of channels asked for."""
+"""Pixels of PIL images, numpy arrays and tensors as tensors (C, H, W), with the number of channels asked for.
+
+Transparent pixels show white, the colour of paper: what colour a file keeps below them is anybody's guess.
+"""
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from torch import Tensor
 from sslinfo.errors import UserError
 
 _GREY_MODES = ("1", "L", "LA", "La")
+BEHIND = "white"  # what transparent pixels show
 
 
 def match_channels(images: Tensor, channels: int | None) -> Tensor:
@@ -40,16 +44,36 @@ def _converted(image: Image.Image, channels: int | None) -> Image.Image:
     """The image as "L" or "RGB"; with None, grey stays grey."""
     if channels not in (None, 1, 3):
         raise UserError(f"PIL images have 1 or 3 channels here, not {channels}: return a tensor (C, H, W) for more")
-    if image.mode.startswith("I;16"):
+    if is_16_bit_grey(image):
         # PIL would clip at 255.
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise UserError(f"PIL mode {image.mode} has no fixed range; convert it to 8 or 16 bits")
+        raise UserError(
+            f"PIL mode {image.mode} has no fixed range; convert it to 8 or 16 bits, or return a float tensor (C, H, W) "
+            "in [0, 1] from a data set class of your own"
+        )
     if channels is None:
         channels = 1 if image.mode in _GREY_MODES else 3
     mode = "L" if channels == 1 else "RGB"
+    if image.has_transparency_data:
+        image = _before(image, BEHIND)
     return image if image.mode == mode else image.convert(mode)
+
+
+def is_16_bit_grey(image: Image.Image) -> bool:
+    """Whether a PIL image has one channel of 16 bits, which some readers of PIL keep in 32."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _before(image: Image.Image, colour: str) -> Image.Image:
+    """A transparent image before one colour, as RGB."""
+    straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
+    if straight is not None:
+        image = image.convert(straight)
+    behind = Image.new("RGBA", image.size, colour)
+    behind.alpha_composite(image.convert("RGBA"))
+    return behind.convert("RGB")
 
 
 def _pil_to_tensor(image: Image.Image) -> Tensor:

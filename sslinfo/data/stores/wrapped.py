@@ -1,16 +1,26 @@
 """WrappedStore: the interface of stores over any map-style dataset."""
 
+import math
 from operator import index
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sslinfo.data.stores.base import BadImage, ImageStore, OnBadImage, Shape
-from sslinfo.data.stores.per_image import WAY_OUT, PerImageStore
+from sslinfo.data.stores.base import (
+    WAY_OUT,
+    BadImage,
+    ImageStore,
+    OnBadImage,
+    Shape,
+    checked_labels,
+    places_of,
+)
+from sslinfo.data.stores.per_image import PerImageStore
 from sslinfo.data.stores.pixels import to_tensor
 from sslinfo.errors import UserError
 
@@ -20,8 +30,8 @@ class WrappedStore(PerImageStore):
 
     An item is an image, `(image, label, ...)`, or a dict with "image" and perhaps "label"; an image is a PIL image, a
     uint8 or float tensor (C, H, W), or a uint8 or float numpy array (H, W) or (H, W, C). Floats lie in [0, 1]. Labels
-    come from `dataset.targets` or `dataset.labels`, unless the dataset has a `target_transform`. Where they cannot, one
-    pass over all items finds them, when `labels` is first asked for.
+    come from `dataset.targets` or `dataset.labels`, unless the dataset has a `target_transform` or a few items that are
+    tried say otherwise. Where they cannot, one pass over all items finds them, when `labels` is first asked for.
 
     Args:
         dataset: has `__len__` and `__getitem__`.
@@ -56,16 +66,22 @@ class WrappedStore(PerImageStore):
         classes = [str(name) for name in names] if isinstance(names, list | tuple) else None
         super().__init__(len(dataset), classes, where, on_bad_image)
         if isinstance(dataset, ImageStore):
-            self.index, self.total = dataset.index.clone(), dataset.total
+            self.index, self.total, self.files = dataset.index.clone(), dataset.total, dataset.files
         self.dataset = dataset
         self._wanted_channels = channels
         self.channels = channels or 0
         # Shared by all subsets, so that the labels are looked for once.
         self._label_cache: dict[str, Tensor] = {}
+        self._ids: Tensor | None = None
         probed = self._probed()
-        self.channels = max(image.shape[0] for image in probed)
-        shapes = {(self.channels, image.shape[1], image.shape[2]) for image in probed}
+        images = [image for image, _ in probed.values()]
+        self.channels = max(image.shape[0] for image in images)
+        shapes = {(self.channels, image.shape[1], image.shape[2]) for image in images}
         self._shape = shapes.pop() if len(shapes) == 1 else None
+        self._listed = _listed_labels(dataset)
+        tried = {row: label for row, (_, label) in probed.items()}
+        if self._listed is not None and self._disagree(self._listed, tried):
+            self._listed = None
         # Grey images among coloured ones become RGB. The other way round would lose colours without being asked to.
         self._wanted_channels = self.channels if self.channels == 3 else channels
 
@@ -77,9 +93,30 @@ class WrappedStore(PerImageStore):
     @property
     def labels(self) -> Tensor:
         if "labels" not in self._label_cache:
-            known = _known_labels(self.dataset)
-            self._label_cache["labels"] = self._labels_from_items() if known is None else known
+            found = self._labels_from_items() if self._listed is None else self._listed
+            found = checked_labels(found, len(self.dataset), None, self.where)
+            self._label_cache["labels"] = found if self._ids is None else places_of(found, self._ids, self.where)
         return self._label_cache["labels"][self._rows]
+
+    @property
+    def labels_are_known(self) -> bool:
+        return self._listed is not None or "labels" in self._label_cache
+
+    def relabel(self, ids: Tensor) -> None:
+        if "labels" in self._label_cache:
+            self._label_cache["labels"] = places_of(self._label_cache["labels"], ids, self.where)
+        self._ids = ids
+
+    def _disagree(self, listed: Tensor, tried: dict[int, int]) -> bool:
+        """Whether items that were tried have other labels than the dataset lists; said where they have."""
+        for row, label in tried.items():
+            if label != int(listed[row]):
+                rank_zero_warn(
+                    f"{self.where} lists the label {int(listed[row])} for item {row}, and the item has "
+                    f"{'none' if label == -1 else label}: the labels of the items are taken, in one pass over them"
+                )
+                return True
+        return False
 
     def _labels_from_items(self) -> Tensor:
         labels = torch.full((len(self.dataset),), -1)
@@ -117,13 +154,14 @@ class WrappedStore(PerImageStore):
                 "set data.channels, or let the dataset convert its images"
             )
         if tensor.is_floating_point():
-            low, high = tensor.aminmax()
-            if not (float(low) >= 0 and float(high) <= 1):
+            low, high = (float(end) for end in tensor.aminmax())
+            if not (low >= 0 and high <= 1):
+                finite = math.isfinite(low) and math.isfinite(high)
+                way_out = "take the normalisation out of the dataset" if finite else "mend what it is computed from"
                 raise UserError(
-                    f"{where} has values from {float(low):.3g} to {float(high):.3g}: float images lie in [0, 1]; "
-                    "take the normalisation out of the dataset"
+                    f"{where} has values from {low:.3g} to {high:.3g}: float images lie in [0, 1]; {way_out}"
                 )
-        return tensor, label
+        return tensor, label if self._ids is None else int(places_of(torch.tensor(label), self._ids, where))
 
 
 def _image_and_label(item: Any, where: str) -> tuple[Any, int]:
@@ -141,16 +179,19 @@ def _image_and_label(item: Any, where: str) -> tuple[Any, int]:
     if label is None:
         return image, -1
     try:
-        return image, index(label)
+        number = index(label)
     except TypeError:
         raise UserError(
             f"the label of {where} must be an integer or None, got {type(label).__name__}: "
             "items are image, (image, label) or a dict with image and label"
         ) from None
+    if not -1 <= number < 2**63:
+        raise UserError(f"the label of {where} must be 0 or above, or None or -1 where there is none, got {number}")
+    return image, number
 
 
-def _known_labels(dataset: Any) -> Tensor | None:
-    """Labels that a dataset lists, where its items are sure to have the same."""
+def _listed_labels(dataset: Any) -> Tensor | None:
+    """Labels that a dataset lists for its items."""
     if getattr(dataset, "target_transform", None) is not None:
         return None
     for name in ("targets", "labels"):

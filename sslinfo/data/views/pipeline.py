@@ -11,12 +11,38 @@ from sslinfo.data.views import colour
 from sslinfo.data.views.resample import Interpolation, to_float
 from sslinfo.data.views.view import Parameters, View
 from sslinfo.errors import UserError
+from sslinfo.ranges import check_numbers, check_range
 
 # Elements of the views that are worked on at a time. On a CPU they stay, with their temporaries, in a core's
 # second-level cache and in memory that the C library keeps (larger pieces go back to the system and cost page faults);
 # on a GPU the temporaries of a large batch stay within a few GB.
 _CPU_CHUNK = 200_000
 _GPU_CHUNK = 64_000_000
+
+
+SIZES = "[1, 8192]"  # pixels of a view's side
+
+
+def check_normalization(mean: Sequence[float] | None, std: Sequence[float] | None, prefix: str = "") -> None:
+    """Refuse means outside [0, 1] and standard deviations outside [0.001, 10], those of pixels in [0, 1].
+
+    A message has ``prefix`` before the argument's name.
+
+    Raises:
+        UserError: by name; or they are not of one length.
+
+    Example:
+        >>> check_normalization([123.675], None)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        sslinfo.errors.UserError: mean must be numbers in [0, 1], got [123.675]: pixels lie in [0, 1], so ...
+    """
+    hint = "pixels lie in [0, 1], so divide what was measured in levels by 255"
+    if mean is not None:
+        check_numbers(f"{prefix}mean", mean, "[0, 1]", hint=hint)
+    if std is not None:
+        check_numbers(f"{prefix}std", std, "[0.001, 10]", hint=hint)
+    if mean is not None and std is not None and len(mean) != len(std):
+        raise UserError(f"{prefix}mean and {prefix}std must be of one length, got {mean} and {std}")
 
 
 class ViewPipeline:
@@ -26,12 +52,13 @@ class ViewPipeline:
 
     Args:
         views: one :class:`View` for each view of an image.
-        size: height and width of the views.
-        mean, std: of each channel, for values in [0, 1].
+        size: height and width of the views, in [1, 8192].
+        mean: of each channel, for values in [0, 1]; in [0, 1] itself.
+        std: standard deviation of each channel, in [0.001, 10].
         compile: compile the resampling weights and the colour jitter; on a CPU it needs a C++ compiler.
 
     Raises:
-        UserError: for no views, a size below 1, or a mean and std that do not fit each other.
+        UserError: for no views, a number out of its range, or a mean and std that do not fit each other.
 
     Example:
         >>> from sslinfo.data import views_preset
@@ -47,10 +74,8 @@ class ViewPipeline:
     ) -> None:
         if not views:
             raise UserError("views must hold at least one View, got none: views_preset(name) has the published ones")
-        if size < 1:
-            raise UserError(f"size must be at least 1 pixel, got {size}")
-        if len(mean) != len(std) or min(std, default=1.0) <= 0.0:
-            raise UserError(f"mean and std must be of one length, and std above 0, got {mean} and {std}")
+        check_range("size", size, SIZES, whole=True)
+        check_normalization(mean, std)
         self.views = list(views)
         self.size = size
         self.mean = [float(v) for v in mean]

@@ -17,6 +17,7 @@ from sslinfo.data.keyed_random import normals_of, stream_keys, uniforms
 from sslinfo.data.views import colour
 from sslinfo.data.views.resample import Interpolation, affine, gaussian_blur, resample_matrix, separable, to_float
 from sslinfo.errors import UserError
+from sslinfo.ranges import check_ends, check_numbers, check_range
 
 Parameters = dict[str, Tensor]
 Box = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -85,7 +86,9 @@ def crop_boxes(
         shape = width.double() / height.double()
         central_h = torch.where(shape < ratio[0], (width / ratio[0]).round(), height.double())
         central_w = torch.where(shape > ratio[1], (height * ratio[1]).round(), width.double())
-        h, w = torch.where(found, h, central_h), torch.where(found, w, central_w)
+        # A ratio far from the image's would leave no pixel of the shorter side.
+        h = torch.where(found, h, central_h.clamp(min=1))
+        w = torch.where(found, w, central_w.clamp(min=1))
         top = torch.where(found, top, ((height - h) / 2).floor())
         left = torch.where(found, left, ((width - w) / 2).floor())
     return top.long(), left.long(), h.long(), w.long()
@@ -100,25 +103,27 @@ class View:
     """One random view. The defaults change nothing but the size: each argument adds an operation.
 
     Args:
-        crop_scale: smallest and largest share of the image's area that a random crop keeps; None takes the central
-            square.
-        crop_ratio: smallest and largest width over height of the crop.
+        crop_scale: smallest and largest share of the image's area that a random crop keeps, in (0, 1]; None takes the
+            central square.
+        crop_ratio: smallest and largest width over height of the crop, in [0.01, 100].
         interpolation: of the resize after the crop, ``bilinear`` or ``bicubic``; clamped to [0, 1].
-        flip: probability of a mirrored view.
-        jitter: strengths of brightness, contrast, saturation and hue; None for no jitter. Images of one channel have
-            neither saturation nor hue.
-        jitter_probability: probability that an image is jittered.
-        grey: probability of a grey view.
-        blur: probability of a Gaussian blur.
-        blur_sigma: smallest and largest standard deviation in pixels of the view.
-        blur_kernel: odd number of taps; None is a tenth of the view's size, at least 3.
-        solarize: probability that values at or above ``solarize_threshold`` are inverted.
+        flip: probability of a mirrored view, in [0, 1].
+        jitter: strengths of brightness, contrast, saturation and hue, in [0, 10], that of hue at most 0.5; None for no
+            jitter. Images of one channel have neither saturation nor hue.
+        jitter_probability: probability that an image is jittered, in [0, 1].
+        grey: probability of a grey view, in [0, 1].
+        blur: probability of a Gaussian blur, in [0, 1].
+        blur_sigma: smallest and largest standard deviation in pixels of the view, in [0.01, 100].
+        blur_kernel: odd number of taps, in [1, 1023]; None is a tenth of the view's size, at least 3.
+        solarize: probability that values at or above ``solarize_threshold`` are inverted, in [0, 1].
         solarize_threshold: in [0, 1].
-        degrees: largest rotation either way.
-        translate: largest shift either way, as a share of the view's size, rounded to whole pixels.
-        scale: smallest and largest magnification.
-        shear: largest shear along x either way, in degrees.
-        noise: standard deviation of Gaussian noise on each value, clamped to [0, 1].
+        degrees: largest rotation either way, in [0, 180].
+        translate: largest shift either way, as a share of the view's size, in [0, 1], rounded to whole pixels.
+        scale: smallest and largest magnification, in [0.01, 100].
+        shear: largest shear along x either way, in degrees, in [0, 89].
+        noise: standard deviation of Gaussian noise on each value, in [0, 1]; the sum is clamped to [0, 1].
+
+    A probability is in [0, 1]. NaN, infinity, true and false are no numbers here.
 
     Raises:
         UserError: for a value out of its range, by name.
@@ -177,27 +182,26 @@ class View:
         self._check()
 
     def _check(self) -> None:
-        for name in ("flip", "jitter_probability", "grey", "blur", "solarize", "solarize_threshold", "translate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        for name in ("degrees", "shear", "noise"):
-            if not getattr(self, name) >= 0.0:
-                raise UserError(f"{name} must be 0 (none) or above, got {getattr(self, name)}")
-        for name in ("crop_scale", "crop_ratio", "blur_sigma", "scale"):
-            bounds = getattr(self, name)
-            if bounds is not None and not (len(bounds) == 2 and 0.0 < bounds[0] <= bounds[1]):
-                raise UserError(f"{name} must be a smallest and a largest value above 0, got {bounds}")
-        if self.crop_scale is not None and self.crop_scale[1] > 1.0:
-            raise UserError(f"crop_scale must not pass 1, the whole image, got {self.crop_scale}")
+        for name in ("flip", "jitter_probability", "grey", "blur", "solarize", "solarize_threshold"):
+            check_range(name, getattr(self, name), "[0, 1]")
+        for name in ("translate", "noise"):
+            check_range(name, getattr(self, name), "[0, 1]")
+        check_range("degrees", self.degrees, "[0, 180]")
+        check_range("shear", self.shear, "[0, 89]")
+        if self.crop_scale is not None:
+            check_ends("crop_scale", self.crop_scale, "(0, 1]")
+        for name in ("crop_ratio", "blur_sigma", "scale"):
+            check_ends(name, getattr(self, name), "[0.01, 100]")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise UserError(f"interpolation must be 'bilinear' or 'bicubic', got {self.interpolation!r}")
-        if self.jitter is not None and not (len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5):
-            raise UserError(
-                "jitter must be four strengths of 0 or above, brightness, contrast, saturation and hue (at most 0.5), "
-                f"got {self.jitter}"
-            )
-        if self.blur_kernel is not None and not (self.blur_kernel > 0 and self.blur_kernel % 2 == 1):
-            raise UserError(f"blur_kernel must be odd and positive, got {self.blur_kernel}")
+        if self.jitter is not None:
+            hint = "the strengths of brightness, contrast, saturation and hue, hue at most 0.5"
+            check_numbers("jitter", self.jitter, "[0, 10]", count=4, hint=hint)
+            check_range("jitter's hue", self.jitter[3], "[0, 0.5]")
+        if self.blur_kernel is not None:
+            check_range("blur_kernel", self.blur_kernel, "[1, 1023]", whole=True)
+            if self.blur_kernel % 2 == 0:
+                raise UserError(f"blur_kernel must be odd and positive, got {self.blur_kernel}")
 
     def __repr__(self) -> str:
         return f"View({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"

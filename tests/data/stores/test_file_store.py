@@ -1,5 +1,6 @@
 """Files are read back as the arrays that were written into them."""
 
+import os
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ from store_images import IMAGES, broken, files
 
 from sslinfo.data.stores import BadImage, MemoryStore
 from sslinfo.data.stores.files import FileStore
+from sslinfo.data.stores.overlap import images_in_both
 from sslinfo.errors import UserError
 
 
@@ -131,3 +133,10 @@ def test_to_memory_gives_way_to_a_late_other_size(tmp_path, size):
 def test_file_store_refuses(arguments, message):
     with pytest.raises(UserError, match=message):
         FileStore(**arguments)
+
+
+def test_looking_for_common_images_waits_for_no_pipe(tmp_path):
+    paths = files(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    store = FileStore([*paths, tmp_path / "pipe.png"], on_bad_image="skip")
+    assert images_in_both(store.subset(torch.tensor([1, 12])), store.subset(torch.tensor([0, 1, 12]))) == 1

@@ -139,6 +139,17 @@ def test_joined_subsets_keep_identities_apart():
     assert torch.equal(thrice.read([16, 4, 0]).images, IMAGES[[11, 11, 8]])
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_the_file_of_an_image_by_its_identity(tmp_path, in_memory):
+    paths = files(tmp_path)
+    store = FileStore(paths).subset(torch.tensor([5, 2, 9]))
+    if in_memory:
+        store = store.to_memory()
+    assert [store.file_of(identity) for identity in store.index.tolist()] == [str(paths[row]) for row in (5, 2, 9)]
+    joined = JoinedStore(MemoryStore(IMAGES), store)
+    assert [joined.file_of(identity) for identity in (3, 12 + 9)] == [None, str(paths[9])]
+
+
 def test_joined_without_copying():
     first, second = MemoryStore(IMAGES.clone()), MemoryStore(IMAGES.clone())
     store = JoinedStore(first, second)
