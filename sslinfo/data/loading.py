@@ -28,6 +28,25 @@ class Request:
     batch: int
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a worker process met in place of a batch: torch would hand on an error as the text of its traceback."""
+
+    kind: type[Exception]
+    arguments: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, error: UserError | OSError) -> Failure:
+        """What can be sent to another process of a user's mistake, or of the system's error with its file."""
+        if isinstance(error, UserError):
+            return cls(UserError, (str(error),))
+        return cls(OSError, (error.errno, error.strerror, error.filename))
+
+    def error(self) -> Exception:
+        """The error, to be raised in the process that trains."""
+        return self.kind(*self.arguments)
+
+
 @dataclass
 class Progress:
     """How far training is: ``batches`` of ``epoch`` were trained on.
@@ -51,32 +70,6 @@ class Progress:
     def next_start(self) -> tuple[int, int]:
         """(epoch, batch) at which an iterator made now begins: an iterator is made for each epoch, and on a resume."""
         return (self.epoch + 1, 0) if self.moved else (self.epoch, self.batches)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What a worker process met in place of a batch: torch would hand on an error as the text of its traceback."""
-
-    kind: type[Exception]
-    arguments: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, error: UserError | OSError) -> Failure:
-        """What can be sent to another process of a user's mistake, or of the system's error with its file."""
-        if isinstance(error, UserError):
-            return cls(UserError, (str(error),))
-        return cls(OSError, (error.errno, error.strerror, error.filename))
-
-    def error(self) -> Exception:
-        """The error, to be raised in the process that trains."""
-        return self.kind(*self.arguments)
-
-
-def _unless_failed(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
-        if isinstance(batch, Failure):
-            raise batch.error()
-        yield batch
 
 
 class BatchSampler(DistributedSampler):
@@ -153,3 +146,10 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+def _unless_failed(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if isinstance(batch, Failure):
+            raise batch.error()
+        yield batch
