@@ -249,11 +249,11 @@ def test_any_option_is_swept_as_the_command_line_sets_it(in_tmp: Path) -> None:
             ),
         ),
         (
-            ["model.projector=[64,32],[128],null", "data.views=vicreg,'simclr'"],
-            [f"views={v}_projector={p}" for v in ("vicreg", "simclr") for p in ("64-32", "128", "null")],
+            ["model.projector=[64,32],[128],[]", "data.views=vicreg,'simclr'"],
+            [f"views={v}_projector={p}" for v in ("vicreg", "simclr") for p in ("64-32", "128", "empty")],
             lambda model, data, trainer: (
                 data["views"],
-                "-".join(map(str, model["projector"])) if model["projector"] else "null",
+                "-".join(map(str, model["projector"])) or "empty",
             ),
         ),
         (
