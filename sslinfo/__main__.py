@@ -6,10 +6,12 @@ import argparse
 import difflib
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from sslinfo import __version__
@@ -54,10 +56,18 @@ class _Front(argparse.ArgumentParser):
 
 
 def console(args: Sequence[str] | None = None) -> None:
-    """Run a command line (``sys.argv`` without one); a user's mistake is a message and exit code 2, not a traceback."""
+    """Run a command line (``sys.argv`` without one).
+
+    A user's mistake is a message and exit code 2; an exception that nobody expected is a message, a file with its
+    traceback and exit code 1.
+    """
     given = list(sys.argv[1:] if args is None else args)
     first = next((place for place, argument in enumerate(given) if not argument.startswith("-")), len(given) - 1)
     parser, rest = _Front(), given[first + 1 :]
+    if given and given[0].partition("=")[0] in ("-c", "--config"):
+        command = next((word for word in given if word in COMMANDS), "fit")
+        options = " ".join(word for word in given if word != command)
+        _fail(f"a command comes first, its options after it: sslinfo {command} {options}")
     own = parser.parse_args(given[: first + 1])
     if own.command is None:
         _fail(f"no command is given: {', '.join(COMMANDS)}; `sslinfo --help` says what they do")
@@ -65,9 +75,13 @@ def console(args: Sequence[str] | None = None) -> None:
         close = difflib.get_close_matches(own.command, COMMANDS, n=1)
         _fail(f"there is no command {own.command}: " + (f"did you mean {close[0]}?" if close else ", ".join(COMMANDS)))
     elif own.command == "recipes":
+        from sslinfo.errors import UserError
         from sslinfo.recipes import print_recipes
 
-        print_recipes(rest)
+        try:
+            print_recipes(rest)
+        except UserError as error:
+            _fail(str(error))
     else:
         _run(own.command, [argument for argument in rest if argument != "--debug"], own.debug or "--debug" in rest)
 
@@ -76,14 +90,12 @@ def _run(command: str, rest: list[str], debug: bool) -> None:
     folder = os.getcwd()  # not "": the parser changes folder while it reads a file
     if folder not in sys.path:
         sys.path.insert(0, folder)  # classes of the working folder can be named
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    from sslinfo.cli import main
-    from sslinfo.cli.errors import explain
-    from sslinfo.cli.sweep import sweep
-    from sslinfo.errors import UserError
-
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost rank shows a stack of C++ frames
+    from sslinfo.cli import main
+    from sslinfo.cli.faults import keep_traceback, told
+    from sslinfo.cli.run import RUNS
+    from sslinfo.cli.sweep import sweep
+
     _quiet()
     run: Callable[[list[str]], object] = sweep if command == "sweep" else main
     if debug:
@@ -91,16 +103,17 @@ def _run(command: str, rest: list[str], debug: bool) -> None:
         return
     try:
         run([command, *rest])
-    except (UserError, MisconfigurationException, FileNotFoundError) as error:
-        _fail(explain(str(error)))
-    except ValueError as error:
-        _fail(f"{explain(str(error))}\n(the traceback: add --debug)")
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning has made an exit of it
             _interrupted()
         raise
+    except Exception as error:
+        fault = told(error)
+        file = None if fault.understood else keep_traceback(error, Path(RUNS))
+        hint = "" if fault.understood else f"\n(the traceback: {file or 'add --debug'})"
+        _fail(f"{fault.message}{hint}", 2 if fault.of_user else 1)
 
 
 def _interrupted() -> NoReturn:
@@ -121,9 +134,10 @@ def _quiet() -> None:
         logging.getLogger(name).addFilter(lambda record: "litmodels" not in record.getMessage())
 
 
-def _fail(message: str) -> NoReturn:
-    print(f"sslinfo: {message}", file=sys.stderr)
-    sys.exit(2)
+def _fail(message: str, code: int = 2) -> NoReturn:
+    shown = re.sub(r"([^\s/\\]{200})[^\s/\\]+", r"\1...", message)  # a word that nobody reads to its end
+    print(f"sslinfo: {shown}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import yaml
 from sslinfo.errors import UserError
 
 FOLDER = Path(__file__).with_name("configs")
+_MOST_NODES = 10_000  # values that an alias may stand for
 OVERLAYS = {  # by folder
     "": "overlays",
     "data": "overlays: data sets",
@@ -33,7 +35,40 @@ Recipes for -c. Where no overlay says otherwise they train a ResNet-18 on CIFAR-
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, as the command line's parser does."""
+    """Reads 1e-4 as a number, as the command line's parser does; a name stands once in a mapping."""
+
+    def compose_document(self) -> yaml.Node | None:
+        node = super().compose_document()
+        assert node is not None
+        known: dict[int, float] = {}
+        if _nodes(node, known) > max(_MOST_NODES, 2 * len(known)):
+            raise _wrong(node, f"its aliases stand for more than {_MOST_NODES} values, or for themselves")
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        names = set()
+        for name, _ in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                raise _wrong(name, "a name is expected before the colon, not a list or a mapping")
+            if name.value in names and name.value != "<<":
+                raise _wrong(name, f"{name.value} stands there twice: leave one of them out")
+            names.add(name.value)
+        return node
+
+
+def _nodes(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node holds, those of each alias among them; infinite where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _wrong(place: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -78,13 +113,70 @@ class Recipe:
         file = None if "\n" in given else _find(given, Path(), None)
         if file is not None:
             return cls(file.stem, _of_file(file), file.parent)
-        try:
-            written = yaml.load(given, _Loader)
-        except yaml.YAMLError:
-            written = None
+        written = read_yaml(given, "-c") if re.search(r"^\s*[\[{]|\n|: ", given) else None
         if not isinstance(written, dict):
             raise UserError(f"there is no file {given!r} and no recipe of this name: {_near(given)}")
+        check_form(written)
         return cls(None, _extended(written, Path(), ()), Path())
+
+
+def read_yaml(text: str, origin: str) -> Any:
+    """What a text of YAML says.
+
+    Args:
+        text: the text.
+        origin: the file or option that it comes from, for messages.
+
+    Raises:
+        UserError: it is no YAML, a name stands twice in a mapping, or its aliases stand for too much.
+
+    >>> read_yaml("{lr: 1e-3}", "model.optimizer")
+    {'lr': 0.001}
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{origin} is no YAML: line {line}: {error.problem or error.context}") from error
+    except RecursionError as error:
+        raise UserError(f"{origin} is no YAML: it is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{origin} is no YAML: {error}") from error
+
+
+def check_form(value: Any, key: str = "") -> None:
+    """See that names are words, and that what names a class has the form {class_path: NAME, init_args: {...}}.
+
+    Raises:
+        UserError: it has another form; the message names the option, ``key`` or one in it.
+
+    >>> check_form({"entropy": {"class_path": "LogDet", "beta": 3}}, "model")
+    Traceback (most recent call last):
+    sslinfo.errors.UserError: model.entropy: beta stands beside class_path: options of the class stand in init_args
+    """
+    if isinstance(value, list):
+        for entry in value:
+            check_form(entry, key)
+    if not isinstance(value, dict):
+        return
+    for name, entry in value.items():
+        if not isinstance(name, str):
+            where = f"{key}: " if key else ""
+            raise UserError(f"{where}{name!r} stands where the name of an option is expected: write it in quotes")
+        check_form(entry, key if name == "init_args" else f"{key}.{name}".removeprefix("."))
+    if not key and not isinstance(value.get("trainer", {}), dict):
+        raise UserError(f"trainer: expected options by name, such as {{max_epochs: 3}}, got {value['trainer']!r}")
+    if "class_path" in value:
+        path, options = value["class_path"], value.get("init_args", {})
+        others = [name for name in value if name not in ("class_path", "init_args", "dict_kwargs")]
+        if not isinstance(path, str):
+            raise UserError(f"{key}: class_path is the name of a class, such as VICReg, got {path!r}")
+        if not isinstance(options, dict):
+            raise UserError(f"{key}: init_args holds options by name, such as {{weight: 1.0}}, got {options!r}")
+        if others:
+            raise UserError(
+                f"{key}: {', '.join(others)} stands beside class_path: options of the class stand in init_args"
+            )
 
 
 def to_text(settings: dict[str, Any]) -> str:
@@ -141,14 +233,16 @@ def _find(name: str, folder: Path, but: Path | None) -> Path | None:
 def _of_file(file: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Settings of a file, which the files ``above`` extend, the last of them at first hand."""
     try:
-        written = yaml.load(file.read_text(), _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"{file} is no YAML: line {line}: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = file.read_text()
+    except UnicodeDecodeError as error:
         raise UserError(f"{file} is no YAML: {error}") from error
+    written = read_yaml(text, str(file))
     if not isinstance(written, dict | None):
         raise UserError(f"{file} has no settings: it should hold names with values, such as trainer: {{max_epochs: 3}}")
+    try:
+        check_form(written)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     ours = FOLDER.resolve() in file.resolve().parents
     return _extended(written or {}, FOLDER if ours else file.parent, (*above, file))
 
@@ -188,7 +282,9 @@ def print_recipes(args: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.parse_args(list(args))
+    _, others = parser.parse_known_args(list(args))
+    if others:
+        raise UserError(f"`sslinfo recipes` takes no arguments, got {others[0]}: leave it out")
     groups: dict[str, list[str]] = {title: [] for title in ("recipes", *OVERLAYS.values())}
     for name in names():
         folder = name.rpartition("/")[0]

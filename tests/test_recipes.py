@@ -63,7 +63,6 @@ def test_name_and_folder_of_what_was_read(in_tmp: Path) -> None:
         ("cifar-100", "did you mean data/cifar100"),
         ("vit.yaml", "did you mean backbone/vit?"),
         ("zzz", "`sslinfo recipes` lists"),
-        ("model: [3", "no recipe of this name"),
         ("x" * 5000, "no recipe of this name"),
     ],
 )
@@ -73,9 +72,25 @@ def test_what_is_neither_gets_near_names(in_tmp: Path, given: str, near: str) ->
     assert near in str(error.value)
 
 
+# Nine levels of nine aliases each stand for 2 x 9^9 values, and a mapping that holds itself for no number of them.
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("trainer:\n  max_epochs: [3", r"b\.yaml is no YAML: line \d"), ("- 3", r"b\.yaml has no settings")],
+    [
+        ("trainer:\n  max_epochs: [3", r"b\.yaml is no YAML: line \d"),
+        ("- 3", r"b\.yaml has no settings"),
+        ("trainer:\n  max_steps: 3\n  max_steps: 4", r"b\.yaml is no YAML: line 3: max_steps stands there twice"),
+        (BOMB, r"b\.yaml is no YAML: line 1: its aliases stand for more than 10000 values"),
+        ("a: &a\n  b: *a", r"its aliases stand for more than 10000 values, or for themselves"),
+        ("a: " + "[" * 20000, r"b\.yaml is no YAML: it is nested too deeply"),
+        ("trainer: {[1]: 2}", r"line 1: a name is expected before the colon, not a list or a mapping"),
+        ("trainer: {1: 2}", r"b\.yaml: trainer: 1 stands where the name of an option is expected"),
+        ("model: {class_path: [VICReg]}", r"b\.yaml: model: class_path is the name of a class, such as VICReg, got \["),
+        ("model: {class_path: VICReg, init_args: 3}", r"model: init_args holds options by name, .* got 3"),
+        ("model: {class_path: VICReg, lr: 3}", r"b\.yaml: model: lr stands beside class_path: options of the class"),
+    ],
 )
 def test_a_file_that_cannot_be_read(in_tmp: Path, text: str, message: str) -> None:
     write(b=text, a="extends: b")
@@ -84,6 +99,16 @@ def test_a_file_that_cannot_be_read(in_tmp: Path, text: str, message: str) -> No
 
 
 # What a file extends
+
+
+def test_settings_that_are_no_yaml() -> None:
+    with pytest.raises(UserError, match="-c is no YAML: line 1: expected"):
+        Recipe.read("model: [3")
+
+
+def test_aliases_that_stand_for_little_are_read() -> None:
+    shared = "a: &a {x: 1}\nb: {<<: *a, x: 2}\nc: *a"
+    assert Recipe.read(shared).settings == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 1}}
 
 
 def test_parents_lie_below_the_file_and_a_later_one_over_an_earlier_one(in_tmp: Path) -> None:
@@ -204,10 +229,11 @@ def test_the_list_imports_neither_torch_nor_lightning() -> None:
 
 
 def test_help_and_mistakes_of_the_list(capsys: pytest.CaptureFixture[str]) -> None:
-    for args, code in ((["--help"], 0), (["vicreg"], 2)):
-        with pytest.raises(SystemExit) as stopped:
-            print_recipes(args)
-        assert stopped.value.code == code
+    with pytest.raises(SystemExit) as stopped:
+        print_recipes(["--help"])
+    assert stopped.value.code == 0
+    with pytest.raises(UserError, match="takes no arguments, got vicreg"):
+        print_recipes(["vicreg"])
     assert "extends: vicreg" in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jsonargparse import ActionConfigFile
 
 from sslinfo.cli.checkpoints import StoredConfig, check_usable, find_checkpoint
 from sslinfo.errors import UserError
-from sslinfo.recipes import Recipe, to_text
+from sslinfo.recipes import Recipe, check_form, read_yaml, to_text
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 RUNS = "runs"
@@ -24,6 +25,10 @@ class ActionRecipe(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         recipe = Recipe.read(values)
+        data = recipe.settings.get("data")
+        options = data.get("init_args") if isinstance(data, dict) else None
+        if isinstance(options, dict) and "views" in options:
+            options["views"] = _whole_views(options["views"])
         with contextlib.chdir(recipe.folder):
             self.apply_config(parser, cfg, self.dest, to_text(recipe.settings))
 
@@ -41,6 +46,39 @@ def values_of(args: Sequence[str], *flags: str) -> list[str]:
     return [value for value in found or [] if value is not None]
 
 
+def checked(args: Sequence[str]) -> list[str]:
+    """The arguments, of which what stands in brackets is YAML of the form that files have too.
+
+    Raises:
+        UserError: it is not; the message names the option.
+
+    >>> checked(["fit", "--model.entropy", "{class_path: LogDet, beta: 3}"])
+    Traceback (most recent call last):
+    sslinfo.errors.UserError: model.entropy: beta stands beside class_path: options of the class stand in init_args
+    """
+    out, name = [], ""
+    for word in args:
+        name, equals, value = word.partition("=") if word.startswith("-") else (name, "", word)
+        option = name.lstrip("-").removesuffix("+")
+        holder, _, last = option.rpartition(".")
+        if last == "class_path":
+            check_form({last: read_yaml(value, option)}, holder)
+        elif name not in CONFIG and (value.lstrip()[:1] in ("{", "[") or "\n" in value):
+            written = read_yaml(value, option)
+            check_form(written, option)
+            if option == "data.views" and written != _whole_views(written):
+                text = json.dumps(_whole_views(written))
+                word = f"{name}={text}" if equals else text
+        out.append(word)
+    return out
+
+
+def _whole_views(views: Any) -> Any:
+    """Views of which {} is one with every default, also where the word of a preset stood before."""
+    plain = {"class_path": "sslinfo.data.View"}
+    return [plain if view == {} else view for view in views] if isinstance(views, list) else views
+
+
 def recipe_name(args: Sequence[str]) -> str | None:
     """Name of the first recipe; None where there is none."""
     given = values_of(args, *CONFIG)
@@ -53,7 +91,7 @@ def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None
     Raises:
         UserError: there is no such checkpoint, it cannot be read, or it asks for what the user has not named.
     """
-    args = list(args)
+    args = checked(args)
     given = values_of(args, "--ckpt_path")
     if args[:1] not in [[name] for name in SUBCOMMANDS] or not given:
         return args, None

@@ -214,8 +214,8 @@ def differences(stored: StoredConfig, now: dict[str, Any]) -> list[str]:
     lines = []
     for part in ("model", "data"):
         before, after = flat(_canonical(stored.config[part]), part), flat(_canonical(now.get(part) or {}), part)
-        if after.get("data.seed", 0) is None:
-            after.pop("data.seed")  # the run's own, which the checkpoint names
+        if "data.seed" in after and after["data.seed"] is None:
+            after["data.seed"] = int(now.get("seed_everything") or 0)  # what the data module then takes
         for name in sorted(set(before) & set(after)):
             if before[name] != after[name] and name not in UNSAID:
                 lines.append(f"{name} is {after[name]} as you say; the checkpoint was trained with {before[name]}")

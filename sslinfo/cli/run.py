@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import enum
 import importlib
 import inspect
 import re
@@ -11,11 +12,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse.typing import register_type
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sslinfo import __version__
 from sslinfo.callbacks import InformationMonitor, KNNProbe, LinearProbe, RankWatch, StopOnSignal
@@ -30,13 +34,20 @@ from sslinfo.cli.arguments import (
     with_checkpoint,
 )
 from sslinfo.cli.checkpoints import CALLBACKS_KEY, StoredConfig, check_same_classes, differences
+from sslinfo.cli.checks import check_devices, check_empty, check_nulls, empty_options
 from sslinfo.cli.errors import explain
+from sslinfo.cli.faults import told
 from sslinfo.cli.results import results_table
 from sslinfo.cli.words import say
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
 from sslinfo.lightning_compat import CommandLine, DataParser, is_dry_run
 from sslinfo.objectives import JointEmbedding
+from sslinfo.recipes import Recipe
+
+# What Lightning's callbacks have as defaults is written into config.yaml as it is read: devices, and words of a set.
+register_type(torch.device)
+yaml.SafeDumper.add_multi_representer(enum.Enum, lambda dumper, word: dumper.represent_data(word.value))
 
 
 class Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -64,7 +75,7 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **{"formatter_class": Help, "allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        raise UserError(explain(message)) from ex
+        raise UserError(message) from ex  # explained where the outermost parser's message arrives
 
 
 class CheckpointParser(Parser, DataParser):
@@ -88,9 +99,14 @@ class Cli(CommandLine):
     """LightningCLI whose checkpoints inform the command line instead of overruling it."""
 
     def __init__(
-        self, *args: Any, stored: StoredConfig | None = None, recipe: str | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        stored: StoredConfig | None = None,
+        recipe: str | None = None,
+        empty: Sequence[tuple[str, ...]] = (),
+        **kwargs: Any,
     ) -> None:
-        self.stored, self.recipe = stored, recipe
+        self.stored, self.recipe, self.empty = stored, recipe, empty
         self.asked = next(iter(kwargs.get("args") or []), None)
         super().__init__(*args, **kwargs)
 
@@ -121,6 +137,9 @@ class Cli(CommandLine):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
+        check_nulls(self._options())
+        check_devices(self._options())
+        check_empty(self._options(), self.empty)
         self._keep_last_of_each_callback()
         self._name_run()
         if self._options().get("weights_only") is False:
@@ -145,6 +164,22 @@ class Cli(CommandLine):
         if self.subcommand != "validate":
             raise UserError(f"{self.subcommand} of a network that was never trained: give {way}")
         say(f"note: this network was never trained, its weights are random: give {way}")
+
+    def instantiate_classes(self) -> None:
+        """Whatever is wrong while the classes are made is wrong with what the user gave."""
+        try:
+            super().instantiate_classes()
+        except (UserError, MisconfigurationException):
+            raise
+        except Exception as error:
+            if twice := re.search(r"more than one stateful callback of type `(\w+)`", str(error)):
+                raise UserError(
+                    f"trainer.callbacks: {twice[1]} stands there twice: callbacks+ adds to those of the recipe or the "
+                    f"checkpoint; give the options of the one {twice[1]} in a recipe"
+                ) from error
+            fault = told(error, of_user=True)
+            hint = "" if fault.understood else "\n(the traceback: add --debug)"
+            raise UserError(f"{explain(fault.message)}{hint}") from error
 
     def _keep_last_of_each_callback(self) -> None:
         """Of one of our callbacks that a recipe, an overlay and the command line name, the last word counts."""
@@ -185,7 +220,16 @@ class Cli(CommandLine):
         return self.config[self.subcommand]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
+        devices = self._options()["trainer"]["devices"]
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, MisconfigurationException) as error:
+            if "devices" not in str(error):
+                raise
+            raise UserError(
+                f"trainer.devices={devices!r} does not fit: give a number above 0 or auto, GPUs also by their numbers, "
+                f"as [0, 1] ({str(error).partition('. ')[0]})"
+            ) from error
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if self.subcommand == "fit":
             callbacks.insert(0, StopOnSignal())
@@ -251,6 +295,7 @@ def main(args: Sequence[str] | None = None, cli: type[Cli] = Cli) -> Cli:
         args=args,
         stored=stored,
         recipe=recipe_name(given),
+        empty=[key for text in values_of(given, *CONFIG) for key in empty_options(Recipe.read(text).settings)],
     )
 
 
@@ -258,10 +303,11 @@ def _run(cli: type[Cli], model_given: bool, *args: Any, stored: StoredConfig | N
     """The command line, with the faults that Lightning finds late in the words of the command line."""
     try:
         return cli(*args, stored=stored, **kwargs)
-    except UserError as error:
-        if stored is not None and not model_given and str(error).startswith('Parser key "config"'):
-            raise UserError(f"ckpt_path={stored.path!r}: {str(error).partition(': ')[2]}") from error
-        raise
+    except (UserError, MisconfigurationException) as error:
+        text = str(error)
+        if stored is not None and not model_given and text.startswith('Parser key "config"'):
+            raise UserError(f"ckpt_path={stored.path!r}: {explain(text.partition(': ')[2])}") from error
+        raise UserError(explain(text)) from error
     except Exception as error:
         text = str(error)
         if stored is not None and "loading state_dict" in text:
@@ -276,11 +322,6 @@ def _run(cli: type[Cli], model_given: bool, *args: Any, stored: StoredConfig | N
             raise UserError(
                 f"the checkpoint {stored.path!r} is no whole checkpoint of this training: restoring it ends in "
                 f"{type(error).__name__}: {text}"
-            ) from error
-        if twice := re.search(r"more than one stateful callback of type `(\w+)`", text):
-            raise UserError(
-                f"trainer.callbacks: {twice[1]} stands there twice: callbacks+ adds to those of the recipe or the "
-                f"checkpoint; give the options of the one {twice[1]} in a recipe"
             ) from error
         raise
 

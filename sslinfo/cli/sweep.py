@@ -23,9 +23,9 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sslinfo.cli.errors import explain
+from sslinfo.cli.faults import told
 from sslinfo.cli.run import Cli, main
 from sslinfo.cli.sweep_folder import Row, check_folder, new_folder, read, settings, write
 from sslinfo.cli.sweep_options import (
@@ -344,8 +344,7 @@ def _fit(config: dict[str, Any], folder: Path) -> Row:
             if name.startswith("probe/") or name in ("train/entropy", "train/loss"):
                 measured[name] = float(value)
     except Exception as error:
-        known = isinstance(error, ValueError | MisconfigurationException | FileNotFoundError)
-        reason = " ".join((explain(str(error)) if known else f"{type(error).__name__}: {error}").split())
+        reason = " ".join(told(error).message.split())
         if _writes():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "traceback.txt").write_text(traceback.format_exc())

@@ -240,8 +240,8 @@ def explained(axis: Axis, word: str, before: Sequence[str], config: dict[str, An
             f"{config['model']['class_path'].split('.')[-1]} names no entropy half whose {name} could be swept: "
             "name one before the other options of the model, --model.entropy LogDet (or PairDist, ...)"
         )
-    unnamed = find(config, parent) is not None and owner is None and "NestedArg" not in reason
-    if (reason.startswith("there is no option") and not unnamed) or "NestedArg" in reason:
+    unnamed = find(config, parent) is not None and owner is None and "named first" in reason
+    if reason.startswith("there is no option") and not unnamed:
         close = None if short else nearest(axis.key, _known(config))
         if parent == HALF and isinstance(owner, dict) and not (close or "").startswith(f"{HALF}."):
             arguments = owner.get("init_args", {})

@@ -224,7 +224,14 @@ class TwoViewDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         store = self.stores["pretrain"]
         source = Source(store, self.pipeline, self.seed or 0, True, self.transform)
-        sampler = BatchSampler(len(store), self.batch_size, shuffle=True, seed=self.seed or 0, progress=self.progress)
+        sampler = BatchSampler(
+            len(store),
+            self.batch_size,
+            shuffle=True,
+            seed=self.seed or 0,
+            progress=self.progress,
+            fixed=self.trainer is not None and getattr(self.trainer, "overfit_batches", 0) > 0,
+        )
         len(sampler)  # says at once when the batch is larger than the data
         if self.batch_size * world_size() < 2:
             raise UserError("data.batch_size=1: an objective compares the images of a batch, so it needs 2 or more")
@@ -340,6 +347,11 @@ class TwoViewDataModule(LightningDataModule):
                 index=raw.get("host_index", raw["index"]),
                 batch=raw["batch"],
             )
+        if getattr(self.trainer, "precision", None) == "64-true":
+            # Lightning widens what a loader gives; images become floats only here.
+            batch["clean"] = None if batch["clean"] is None else batch["clean"].double()
+            if "views" in batch:
+                batch["views"] = [view.double() for view in batch["views"]]
         return batch
 
 

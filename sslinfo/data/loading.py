@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
 from sslinfo.distributed import rank, world_size
 from sslinfo.errors import UserError
@@ -72,11 +72,11 @@ class Progress:
         return (self.epoch + 1, 0) if self.moved else (self.epoch, self.batches)
 
 
-class BatchSampler(DistributedSampler):
+class BatchSampler(DistributedSampler, SequentialSampler):
     """Yields this rank's :class:`Request` for each batch of an epoch.
 
-    It inherits ``DistributedSampler``, so Lightning does not replace it. The number of ranks is read when an epoch
-    starts.
+    It inherits ``DistributedSampler``, so Lightning does not replace it, and ``SequentialSampler``, so it does not
+    under ``overfit_batches`` either. The number of ranks is read when an epoch starts.
 
     Args:
         size: number of images.
@@ -85,17 +85,25 @@ class BatchSampler(DistributedSampler):
             Without it every image comes once, and repeats whose ``keep`` is False fill the last batch.
         seed: of the order.
         progress: where to start. Without it each epoch starts at its first batch.
+        fixed: every epoch has the order of the first, as ``overfit_batches`` asks for.
 
     >>> [request.positions.tolist() for request in BatchSampler(5, 2, shuffle=False)]
     [[0, 1], [2, 3], [4]]
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, shuffle: bool, seed: int = 0, progress: Progress | None = None
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        progress: Progress | None = None,
+        fixed: bool = False,
     ) -> None:
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
         self.epoch = 0
-        self.progress = progress
+        self.progress, self.fixed = progress, fixed
 
     def __len__(self) -> int:
         whole = self.batch_size * world_size()
@@ -111,7 +119,7 @@ class BatchSampler(DistributedSampler):
     def __iter__(self) -> Iterator[Request]:  # type: ignore[override]
         epoch, first = self._start()
         if self.shuffle:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + (0 if self.fixed else epoch)) % 2**63)
             order = torch.randperm(self.size, generator=generator)
         else:
             order = torch.arange(self.size)

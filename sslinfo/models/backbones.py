@@ -125,6 +125,29 @@ def _with_options(make: Callable[..., nn.Module], name: str, options: dict[str, 
         raise UserError(f"backbone_options={options} do not fit backbone={name!r}: {error}") from error
 
 
+def check_image_size(backbone: nn.Module, size: int) -> None:
+    """See that images of a size fit a network that takes one size alone, as most of timm's transformers do.
+
+    Raises:
+        UserError: they do not; the message names the option.
+
+    >>> check_image_size(build_backbone("vit_tiny_patch16_224", options={"img_size": 32}), 32)
+    """
+    patches = getattr(backbone, "patch_embed", None)
+    taken = getattr(patches, "img_size", None)
+    if taken is not None and not getattr(patches, "strict_img_size", True):
+        return
+    settings = getattr(backbone, "pretrained_cfg", None) or {}
+    if taken is None and settings.get("fixed_input_size"):
+        taken = settings["input_size"][-2:]
+    if taken is not None and tuple(taken) != (size, size):
+        raise UserError(
+            f"the backbone takes images of {taken[0]} x {taken[1]} pixels, and data gives {size} x {size}: set "
+            f"--model.backbone_options '{{img_size: {size}}}' (and a patch_size that divides it), or --data.image_size "
+            f"{taken[0]}"
+        )
+
+
 def _cifar_stem(model: nn.Module, name: str, in_channels: int, padding: int) -> None:
     conv = getattr(model, "conv1", None)
     if not isinstance(conv, nn.Conv2d) or not isinstance(getattr(model, "maxpool", None), nn.Module):

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 
@@ -28,7 +27,7 @@ from sslinfo.lightning_compat import (
     prepare_train_data,
     write_atomically,
 )
-from sslinfo.models import build_backbone, projection_head
+from sslinfo.models import build_backbone, check_image_size, projection_head
 from sslinfo.objectives.entropy import EntropyHalf
 from sslinfo.objectives.finite import (
     NonFinite,
@@ -40,6 +39,7 @@ from sslinfo.objectives.finite import (
     of_bad_embeddings,
 )
 from sslinfo.objectives.resumed import TRAINING_KEY, Resumed, size_of
+from sslinfo.objectives.supported import check_trainer
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.outputs import OUTPUTS, StepOutputs
 from sslinfo.precision import full_precision
@@ -356,17 +356,9 @@ class JointEmbedding(LightningModule):
             raise UserError(
                 f"in_channels={self.in_channels}, but the images have {channels}: set --model.in_channels {channels}"
             )
-        precision = getattr(self.trainer, "precision", None)
-        if precision in ("bf16-true", "16-true"):
-            raise UserError(
-                f"precision={precision} would train weights, targets and queues in half precision: set "
-                f"--trainer.precision {precision.replace('true', 'mixed')}"
-            )
-        if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
-            raise UserError(
-                f"strategy={type(self.trainer.strategy).__name__} is not supported on several devices, since the "
-                "objectives' exactness is proved for DDP: set --trainer.strategy ddp"
-            )
+        if (pipeline := getattr(data, "pipeline", None)) is not None:
+            check_image_size(self.backbone, pipeline.size)
+        check_trainer(self.trainer, stage)
         write_atomically(self.trainer)
         if stage == "fit":
             make_exact(self.trainer)

@@ -117,14 +117,14 @@ class Constant(Dataset):
 
 def test_test_images_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = TwoViewDataModule(
-        Constant(range(20)), batch_size=8, test_dataset=Constant(range(100, 113)), mean=[0.0], std=[1.0]
+        Constant(range(20)), batch_size=8, test_dataset=Constant(range(5, 18)), mean=[0.0], std=[1.0]
     )
     run(str(tmp_path / "features.npz"), data)
     found = np.load(tmp_path / "features.npz")
     assert len(found) == 9
     assert np.array_equal(found["test_index"], np.arange(13))
-    assert np.array_equal(found["test_label"], np.arange(100, 113))
-    expected = np.repeat(2 * np.arange(100, 113)[:, None] / 255, 64, axis=1)
+    assert np.array_equal(found["test_label"], np.arange(5, 18))
+    expected = np.repeat(2 * np.arange(5, 18)[:, None] / 255, 64, axis=1)
     np.testing.assert_allclose(found["test_representation"], expected, atol=1e-6)
     assert "no test images" not in capsys.readouterr().out
 

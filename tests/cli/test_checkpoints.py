@@ -408,3 +408,12 @@ def test_a_data_set_given_from_python_is_asked_for(in_tmp: Path, capsys: pytest.
         main(["validate", "--ckpt_path", path])
     cli = main(["validate", "--ckpt_path", path, "--data.dataset", "digits", "--trainer.accelerator", "cpu"])
     assert "val/loss" in cli.trainer.callback_metrics
+
+
+def test_a_seed_that_nobody_said_is_no_difference() -> None:
+    data = {"class_path": "sslinfo.data.TwoViewDataModule", "init_args": {"seed": 0}}
+    stored = StoredConfig({"model": {"class_path": "sslinfo.objectives.VICReg", "init_args": {}}, "data": data})
+    now = {"model": stored.config["model"], "data": {**data, "init_args": {"seed": None}}}
+    assert differences(stored, now) == []
+    now["data"]["init_args"]["seed"] = 3
+    assert differences(stored, now) == ["data.seed is 3 as you say; the checkpoint was trained with 0"]

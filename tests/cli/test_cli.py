@@ -288,6 +288,44 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "channels": ([*FIT, *TINY, "--model.in_channels", "3"], "--model.in_channels 1"),
     "folder": ([*FIT, *TINY, "--data.dataset", "cifar10", "--data.root", "nowhere"], "data.download"),
     "order": (["fit", "--model.invariance", "3", "--model", "VICReg", *TINY], "named first: --model CLASS"),
+    "value of a view": ([*FIT, *TINY, "--data.views", "[{flip: 7}]"], "flip must be in [0, 1], got 7"),
+    "value of a view's form": (
+        [*FIT, *TINY, "--data.views", "[{flip: a}]"],
+        "data.views.flip: expected float, got 'a'",
+    ),
+    "value of a half": (
+        [*FIT, *TINY, "--model.entropy", "{class_path: LogDet, init_args: {beta: -1}}"],
+        "LogDet needs beta > 0, got -1",
+    ),
+    "option beside class_path": (
+        [*FIT, *TINY, "--model.entropy", "{class_path: LogDet, beta: 3}"],
+        "model.entropy: beta stands beside class_path: options of the class stand in init_args",
+    ),
+    "option of a word": (
+        [*FIT, *TINY, "--data.views", "digits", "--data.views.flip", "3"],
+        "there is no option data.views.flip",
+    ),
+    "list for a class": (
+        [*FIT, *TINY, "--trainer.callbacks", "[{class_path: [3]}]"],
+        "class_path is the name of a class",
+    ),
+    "null for a class": ([*FIT, *TINY, "--trainer.logger.class_path=null"], "class_path is the name of a class"),
+    "number for options": (
+        [*FIT, *TINY, "--trainer.callbacks", "[{class_path: KNNProbe, init_args: 3}]"],
+        "init_args holds options by name",
+    ),
+    "key twice": ([*FIT, *TINY, "--model.optimizer", "{lr: 1, lr: 2}"], "lr stands there twice"),
+    "null": ([*FIT, *TINY, "--model.projector", "null"], "model.projector: null is no value that it can have"),
+    "option that is missing": ([*FIT, *TINY, "--trainer.callbacks+=EarlyStopping"], "monitor is missing"),
+    "devices by name": ([*FIT, *TINY, "--trainer.devices", "abc"], "trainer.devices='abc' does not fit"),
+    "no devices": ([*FIT, *TINY, "--trainer.devices", "null"], "trainer.devices='null' does not fit"),
+    "devices below one": ([*FIT, *TINY, "--trainer.devices", "-1"], "trainer.devices='-1' does not fit"),
+    "devices without end": ([*FIT, *TINY, "--trainer.devices", "1000000"], "trainer.devices=1000000 is more than"),
+    "machines that nothing started": ([*FIT, *TINY, "--trainer.num_nodes", "2"], "torchrun"),
+    "precision of a library": ([*FIT, *TINY, "--trainer.precision", "transformer-engine"], "transformer_engine"),
+    "recipe before the command": (["-c", "a.yaml", "fit"], "sslinfo fit -c a.yaml"),
+    "option of recipes": (["recipes", "--all"], "takes no arguments, got --all"),
+    "long word": ([*FIT, *TINY, "--model.backbone", "x" * 5000], "xxx..."),
     "optimizer as LightningCLI has it": ([*FIT, *TINY, "--optimizer", "Adam"], "no option --optimizer"),
 }
 
@@ -313,6 +351,19 @@ FILES = {
     "option of the optimizer": ("model: {class_path: VICReg, init_args: {optimizer: {nme: sgd}}}", "did you mean name"),
     "option of the data": ("data: {init_args: {batchsize: 3}}", "did you mean batch_size"),
     "no yaml": ("trainer: [3", "line"),
+    "key twice": ("seed_everything: 1\nseed_everything: 2", "line 2: seed_everything stands there twice"),
+    "null": ("model: {class_path: VICReg, init_args: {invariance: null}}", "model.invariance: null is no value"),
+    "null of the optimizer": (
+        "model: {class_path: VICReg, init_args: {optimizer: {name: null}}}",
+        "model.optimizer.name: null is no value",
+    ),
+    "null in a view": ("data: {init_args: {views: [{flip: null}]}}", "data.views.flip: null is no value"),
+    "empty option": ("trainer: {nokey: {}}", "there is no option nokey"),
+    "empty option in a list": (
+        "trainer: {callbacks: [{class_path: KNNProbe, init_args: {nokey: {}}}]}",
+        "there is no option nokey",
+    ),
+    "trainer of nothing": ("trainer: 0", "trainer: expected options by name"),
 }
 
 
@@ -332,11 +383,43 @@ def test_traceback_with_debug(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> 
         console()
 
 
-def test_fault_of_the_program_keeps_its_traceback(objective: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("my_module.py").write_text(OBJECTIVE.replace("distance = (z1", "distance = undefined * (z1"))
-    monkeypatch.setattr(sys, "argv", ["sslinfo", "fit", "--model", "my_module.MyObjective", *TINY, *DRY])
-    with pytest.raises(NameError, match="undefined"):
-        console()
+def test_views_with_every_default_take_the_place_of_a_preset(in_tmp: Path) -> None:
+    Path("a.yaml").write_text(RECIPE.replace("batch_size: 256", "batch_size: 256, views: digits"))
+    Path("b.yaml").write_text("data: {init_args: {views: [{}, {flip: 0.5}]}}")
+    for args, flips in (
+        (["--data.views", "[{}, {}]"], [0, 0]),
+        (["--data.views=[{flip: 1}, {}]"], [1, 0]),
+        (["-c", "b.yaml"], [0, 0.5]),
+    ):
+        views = main(["fit", "-c", "a.yaml", *args, "--trainer.fast_dev_run", "true"]).datamodule.views
+        assert [view.flip for view in views] == flips
+
+
+def test_defaults_of_callbacks_are_written_so_that_they_can_be_read(in_tmp: Path) -> None:
+    Path("a.yaml").write_text(RECIPE)
+    added = ["Timer", "EMAWeightAveraging", "StochasticWeightAveraging"]
+    callbacks = [word for name in added for word in ("--trainer.callbacks+", name)]
+    logger = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs", "--trainer.max_epochs", "1"]
+    swa = ["--trainer.callbacks.swa_lrs", "0.001", "--trainer.callbacks.swa_epoch_start", "1"]
+    main(["fit", "-c", "a.yaml", *callbacks, *swa, *logger, "--trainer.limit_val_batches", "0"])
+    written = next(Path("logs").rglob("config.yaml"))
+    entries = {
+        entry["class_path"].rpartition(".")[2]: entry["init_args"]
+        for entry in yaml.safe_load(written.read_text())["trainer"]["callbacks"]
+    }
+    assert entries["Timer"]["interval"] == "step"
+    assert entries["StochasticWeightAveraging"]["device"] == "cpu"
+    assert main(["fit", "-c", str(written), *DRY]).trainer.max_steps == 1
+
+
+def test_fault_in_a_class_of_ones_own_is_told_by_its_place(objective: Path, message: Callable[..., str]) -> None:
+    text = OBJECTIVE.replace("distance = (z1", "distance = undefined * (z1")
+    Path("my_module.py").write_text(text)
+    line = next(number for number, line in enumerate(text.splitlines(), start=1) if "undefined" in line)
+    error = message("fit", "--model", "my_module.MyObjective", *TINY, *DRY)
+    assert f"my_module.py, line {line}: NameError: name 'undefined' is not defined" in error
+    assert "runs/traceback.txt" in error
+    assert Path("runs/traceback.txt").read_text().startswith("Traceback (most recent call last)")
 
 
 # The traps, in the order of the list
