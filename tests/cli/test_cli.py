@@ -295,7 +295,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "value of a half": (
         [*FIT, *TINY, "--model.entropy", "{class_path: LogDet, init_args: {beta: -1}}"],
-        "LogDet needs beta > 0, got -1",
+        "beta must be in [1e-9, 1e9], got -1",
     ),
     "option beside class_path": (
         [*FIT, *TINY, "--model.entropy", "{class_path: LogDet, beta: 3}"],

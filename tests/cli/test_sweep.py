@@ -153,7 +153,7 @@ def test_a_failed_run_is_reported_and_the_sweep_goes_on(after: Path, capsys: pyt
     args = ["sweep", "-c", "a.yaml", "--beta", "-1", "1", "10", "--seeds", "1", "--out", "out"]
     with pytest.raises(UserError, match=r"1 of 3 runs failed"):
         sweep(args)
-    reason = "beta must be in (0, 1e9], got -1.0"
+    reason = "beta must be in [1e-9, 1e9], got -1.0"
     assert f"beta=-1_weight=5_seed=1 failed: {reason}\n" in capsys.readouterr().out
     errors = {row["run"]: row["error"] for row in rows_of("out/runs.csv")}
     assert [run for run, error in errors.items() if error] == ["beta=-1_weight=5_seed=1"]
