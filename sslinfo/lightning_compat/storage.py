@@ -6,14 +6,12 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
-from torch import Tensor
 
 from sslinfo.errors import UserError
 from sslinfo.torch_files import UnreadableError, read_torch_file
@@ -27,8 +25,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     A file is written under a name of its own (``.last.ckpt.HOST.PID.writing``), reaches the disk, and takes the name of
     the checkpoint in one step: until then the one before stays. What killed processes of this machine left is removed.
 
-    Weights that are not finite are not saved: they would take the place of good ones.
-
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "a.ckpt")
     >>> AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(2)}}, path)
@@ -40,15 +36,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            UserError: it holds weights that are not finite, or the file cannot be written; a file that was there stays.
+            UserError: the file cannot be written; one that was there stays.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        bad = next((name for name, value in _tensors(checkpoint.get("state_dict", {})) if not _finite(value)), None)
-        if bad is not None:
-            raise UserError(f"{path} is not saved: {bad} is not finite, and a checkpoint with it would be of no use")
         writing = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.writing")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +84,6 @@ def write_atomically(trainer: Trainer) -> None:
     """Let a Trainer write its checkpoints so, where it has Lightning's own way."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-
-
-def _tensors(values: Any) -> Iterator[tuple[str, Tensor]]:
-    return ((name, value) for name, value in values.items() if isinstance(value, Tensor))
-
-
-def _finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def _system_error(error: BaseException) -> OSError | None:

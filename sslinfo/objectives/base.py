@@ -20,6 +20,7 @@ from sslinfo.errors import UserError
 from sslinfo.hyperparameters import HYPERPARAMETERS, LEFT_OUT_KEY, plain_hyperparameters
 from sslinfo.information import UndefinedEstimate
 from sslinfo.lightning_compat import (
+    batch_in_work,
     datamodule_of,
     has_trainer,
     is_dry_run,
@@ -146,6 +147,7 @@ class JointEmbedding(LightningModule):
         self.seed: int | None = None
         self.loaded_step = 0  # optimizer steps behind the weights of the checkpoint that was loaded
         self._accumulated = 0  # batches since the last optimizer step
+        self._begun = -1  # the last batch that a training step was begun for, counted over the training
         self._loaded_gradients: dict[str, Tensor] = {}  # what a checkpoint had accumulated
         self._resumed: Resumed | None = None  # of the training that this one goes on with
         self._size: dict[str, Any] | None = None  # of a step, an epoch and the whole training, for its checkpoints
@@ -252,6 +254,7 @@ class JointEmbedding(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         self._check_batch(batch, "views", "label", "index")
         self._accumulated += 1
+        self._begun = self.trainer.fit_loop.total_batch_idx
         terms, outputs = self.objective(batch["views"])
         self._guard.note_terms(terms)
         outputs.labels, outputs.indices = batch["label"], batch["index"]
@@ -438,8 +441,10 @@ class JointEmbedding(LightningModule):
         check_weights(self)  # such weights are written over no good ones
         checkpoint["sslinfo_skipped_steps"] = self._guard.skipped
         checkpoint["sslinfo_seed"] = self.seed
-        checkpoint["sslinfo_accumulated"] = self._accumulated
-        checkpoint["sslinfo_gradients"] = self._accumulated_gradients()
+        # Of a batch that an exception has ended a part may have been added: what was accumulated before it is lost.
+        broken_off = batch_in_work(self.trainer) and self._begun == self.trainer.fit_loop.total_batch_idx
+        checkpoint["sslinfo_accumulated"] = self._accumulated - broken_off
+        checkpoint["sslinfo_gradients"] = {} if broken_off else self._accumulated_gradients()
         if self._size is not None:
             checkpoint[TRAINING_KEY] = self._size
         left_out = getattr(datamodule_of(self.trainer), "left_out", None)
@@ -454,10 +459,10 @@ class JointEmbedding(LightningModule):
         self._guard.skipped = int(checkpoint.get("sslinfo_skipped_steps", 0))
         self._loaded_gradients = checkpoint.get("sslinfo_gradients", {})
         self._accumulated = checkpoint.get("sslinfo_accumulated", 0)
-        if self._accumulated and not self._loaded_gradients:  # of version 0.1.0
+        if self._accumulated and not self._loaded_gradients:
             rank_zero_warn(
-                f"this checkpoint was saved between accumulated batches: the gradient of {self._accumulated} of them "
-                "is lost, and a resumed training differs from an uninterrupted one by that"
+                "this checkpoint was saved at a failure between accumulated batches: the gradient of "
+                f"{self._accumulated} of them is lost, and a resumed training differs from an uninterrupted one by that"
             )
 
     def on_train_start(self) -> None:
