@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -149,3 +150,9 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # small tensors: more threads wait for one another
     os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_finish() -> None:
+    # What is imported stays: the collector, which every round of objects calls, need not go through it each time.
+    gc.collect()
+    gc.freeze()
