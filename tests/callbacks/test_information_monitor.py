@@ -837,7 +837,8 @@ def test_a_checkpoint_is_reported_at_its_own_step_and_the_spread_is_a_histogram(
         default_root_dir=tmp_path / "fit",
         callbacks=[InformationMonitor(every_n_steps=0), keep],
     )
-    trainer.fit(module(), datamodule=digits(90))
+    with unwritten():
+        trainer.fit(module(), datamodule=digits(90))
     logger = TensorBoardLogger(tmp_path)
     trainer = Trainer(
         **{**QUIET, "logger": logger}, default_root_dir=tmp_path, callbacks=[InformationMonitor(every_n_steps=0)]
@@ -889,7 +890,8 @@ def test_another_fit_starts_anew(tmp_path: Path) -> None:
         model.log = lambda name, *args, trainer=trainer, **options: (  # type: ignore[method-assign]
             steps.append((name, trainer.global_step)) if name.endswith("embedding/rankme") else None
         )
-        trainer.fit(model, datamodule=digits(60))
+        with unwritten():
+            trainer.fit(model, datamodule=digits(60))
         assert [step for step, _ in monitor.spectra["embedding"]] == [2]
     assert steps == 2 * [("train_info/embedding/rankme", 2), ("info/embedding/rankme", 2)]
 

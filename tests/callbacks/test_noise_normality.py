@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -64,10 +66,18 @@ def logged(trainer: Trainer) -> dict[str, float]:
 
 
 def validate(
-    model: LightningModule, watcher: NoiseNormality, folder: Path, data: Any = None, **options: Any
+    model: LightningModule,
+    watcher: NoiseNormality,
+    folder: Path,
+    data: Any = None,
+    picture: bool = False,
+    **options: Any,
 ) -> dict[str, float]:
+    """What is logged of a validation; its picture is drawn where it is asked for."""
     trainer = Trainer(**{**QUIET, **options}, default_root_dir=folder, callbacks=[watcher])
-    trainer.validate(model, datamodule=data or digits(), verbose=False)
+    publishing = nullcontext() if picture else mock.patch("sslinfo.callbacks.noise_normality.publish")
+    with publishing:
+        trainer.validate(model, datamodule=data or digits(), verbose=False)
     return logged(trainer)
 
 
@@ -147,8 +157,9 @@ def test_dimensions_that_do_not_vary_are_counted_and_left_out(tmp_path: Path) ->
     alone = validate(module(Of(lambda x: x[:, :30], 30)), callback(), tmp_path)
     for name in ("pvalue", "kurtosis", "rejected"):
         assert found[f"{name}_sigma0.1"] == pytest.approx(alone[f"{name}_sigma0.1"], rel=1e-6)
-    collapsed = validate(module(Of(lambda x: 0 * x + 1, 64)), callback(), tmp_path)
+    collapsed = validate(module(Of(lambda x: 0 * x + 1, 64)), callback(), tmp_path, picture=True)
     assert collapsed == {f"constant_sigma{sigma:g}": 1.0 for sigma in SIGMAS}
+    assert (tmp_path / "normality.png").exists()
 
 
 # Which images
