@@ -17,7 +17,7 @@ test: $(VENV)/.installed-test  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-lowest: $(LOWEST)/.installed  ## a few minutes of tests with the oldest packages that pyproject.toml allows
 	$(LOWEST)/bin/pytest -q --disable-warnings $(SMOKE)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+LONGEST = ("test_notebooks.py", "test_docs.py", "test_training.py")
 LARGEST_WORLD = 3
 START_SECONDS = 400  # a cold import of torch and Lightning on two busy cores
 PRELOADED = ["lightning", "sslinfo.callbacks", "sslinfo.objectives"]  # what tasks import, before any clock runs
@@ -150,6 +151,11 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # small tensors: more threads wait for one another
     os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # First what takes minutes: of two workers, one would go on with it while the other has nothing left.
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_collection_finish() -> None:
