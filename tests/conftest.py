@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-LONGEST = ("test_notebooks.py", "test_docs.py", "test_training.py")
+LONGEST = ("test_notebooks.py", "test_docs.py", "test_training.py", "test_resume.py", "test_resume_chains.py")
 LARGEST_WORLD = 3
 START_SECONDS = 400  # a cold import of torch and Lightning on two busy cores
 PRELOADED = ["lightning", "sslinfo.callbacks", "sslinfo.objectives"]  # what tasks import, before any clock runs

@@ -46,7 +46,7 @@ def test_how_a_case_is_judged(nonsense: bool, code: int | None, text: str, fault
 
 @pytest.mark.slow
 def test_each_trains_or_ends_with_a_message(in_tmp: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--count", "60", "--seed", "7", "--limit", "240"]
+    command = [sys.executable, str(SCRIPT), "--count", "40", "--seed", "7", "--limit", "240"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout

@@ -226,7 +226,7 @@ def follow(chain: Chain, links: int) -> int:
 
 
 # CHAINS=100 python -m pytest tests/test_resume_chains.py tries more.
-CHAINS = int(os.environ.get("CHAINS", "4"))
+CHAINS = int(os.environ.get("CHAINS", "3"))
 
 
 @pytest.mark.parametrize("seed", range(CHAINS))

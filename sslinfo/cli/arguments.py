@@ -61,7 +61,9 @@ def checked(args: Sequence[str]) -> list[str]:
         name, equals, value = word.partition("=") if word.startswith("-") else (name, "", word)
         option = name.lstrip("-").removesuffix("+")
         holder, _, last = option.rpartition(".")
-        if last == "class_path":
+        if word.startswith("-") and not equals:
+            pass  # its value is the next word
+        elif last == "class_path":
             check_form({last: read_yaml(value, option)}, holder)
         elif name not in CONFIG and (value.lstrip()[:1] in ("{", "[") or "\n" in value):
             written = read_yaml(value, option)

@@ -209,14 +209,14 @@ def test_no_text_is_a_file_or_a_class(evil: list[str], kind: type[JointEmbedding
         for part in parts
         if kind is VICReg or part == "hyper_parameters"
         for place in places(parts[part])
-        for text in HOSTILE[:: 1 if kind is VICReg else 4]
+        for text in HOSTILE[:: 1 if kind is VICReg else 6]
     ]
     parsed = 0
     for number, (part, place, text) in enumerate(cases):
         with contextlib.suppress(UserError):
             config = StoredConfig.of({**parts, part: with_text(parts[part], place, text)}, "x.ckpt", set()).config
-            # The parser takes a while: every text where an object may stand too, and a sample of the others.
-            if (kind is VICReg and place[0] in ("backbone", "dataset", "views")) or number % 31 == 0:
+            # The parser takes a while: every other text where an object may stand too, and a sample of the rest.
+            if (kind is VICReg and place[0] in ("backbone", "dataset", "views") and number % 2) or number % 61 == 0:
                 parsed += 1
                 with contextlib.suppress(ValueError):
                     parser.instantiate_classes(parser.parse_string(to_text(config)))
