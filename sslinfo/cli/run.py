@@ -231,9 +231,9 @@ class Cli(CommandLine):
                 f"as [0, 1] ({str(error).partition('. ')[0]})"
             ) from error
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        if self.subcommand == "fit":
-            callbacks.insert(0, StopOnSignal())
-        callbacks.append(RankWatch())
+        # Before all others: what goes wrong in them is told to the other ranks too.
+        watching = [StopOnSignal(), RankWatch()] if self.subcommand == "fit" else [RankWatch()]
+        callbacks[:0] = [own for own in watching if not any(isinstance(callback, type(own)) for callback in callbacks)]
         if is_dry_run(trainer):
             # save_last writes a file even then, and `--ckpt_path last` would find the trial instead of the training.
             callbacks[:] = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
