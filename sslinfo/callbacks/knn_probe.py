@@ -87,7 +87,6 @@ class KNNProbe(Callback):
         fitting = trainer.state.fn == "fit"
         if not fitting or self.validations % self.every_n_validations == 0:
             self._start(trainer, pl_module)
-        self.validations += fitting
 
     @torch.no_grad()
     def on_validation_batch_end(
@@ -113,6 +112,8 @@ class KNNProbe(Callback):
         if self.bank is not None and self.metric.update_called:
             pl_module.log("probe/knn_top1", self.metric.compute(), prog_bar=True)
         self.bank = None
+        # Counted at its end: one that is broken off is made again.
+        self.validations += trainer.state.fn == "fit" and not trainer.sanity_checking
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, pl_module)

@@ -8,12 +8,17 @@ import re
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from sslinfo.callbacks.stop_on_signal import Stopped
 from sslinfo.distributed import rank, shared_store, world_size
 from sslinfo.lightning_compat import leave_children_alone
 
@@ -38,13 +43,16 @@ class RankWatch(Callback):
 
     The command line has it in every run.
 
+    Args:
+        describe: what is said of an exception of one rank.
+
     >>> RankWatch()._silence, PERIOD
     (40.0, 1.0)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, describe: Callable[[BaseException], str] = str) -> None:
+        self._describe = describe
         self._silence = SILENCE
-        self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._store: Any = None
 
@@ -55,6 +63,7 @@ class RankWatch(Callback):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback.save_on_exception = False  # a rank that fails alone would wait for the others in saving
+        self._over = threading.Event()
         self._rank, self._ranks = rank(), world_size()
         self._store = shared_store("rank watch")
         self._thread = threading.Thread(target=self._watch, daemon=True, name="rank-watch")
@@ -66,13 +75,15 @@ class RankWatch(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._thread is None:
             return
-        if isinstance(exception, SystemExit | KeyboardInterrupt):
+        if isinstance(exception, Stopped | KeyboardInterrupt):
             self._end()  # all ranks stop, and have said why
         elif _of_another_rank(exception):
             self._silence = AFTER_A_FAILURE
             self._thread.join(AFTER_A_FAILURE + GRACE + 3 * PERIOD)  # it ends the process when it knows why
         else:
-            told = " ".join(str(exception).split("\n\n")) or type(exception).__name__
+            told = self._describe(exception).strip() or type(exception).__name__
+            if isinstance(exception, SystemExit):
+                told = f"it left with exit code {exception.code}"
             self._tell(FAILED, f"rank {self._rank} ended the run: {told}")
             if self._rank == 0:
                 self._wait_until_heard()
@@ -131,4 +142,6 @@ def _of_another_rank(exception: BaseException) -> bool:
     """Whether this is a collective's complaint about a rank that does not answer."""
     if isinstance(exception, dist.DistBackendError | dist.DistNetworkError | dist.DistStoreError):
         return True
-    return isinstance(exception, RuntimeError) and bool(_OF_OTHERS.search(str(exception)))
+    frames = traceback.extract_tb(exception.__traceback__)
+    in_torch = bool(frames) and Path(frames[-1].filename).is_relative_to(Path(torch.__file__).parent)
+    return isinstance(exception, RuntimeError) and in_torch and bool(_OF_OTHERS.search(str(exception)))

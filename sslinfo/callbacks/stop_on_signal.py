@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,19 +24,24 @@ from sslinfo.reporting.publishing import run_folder
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
+class Stopped(SystemExit):
+    """A training has ended at a signal; all ranks end with it."""
+
+
 class StopOnSignal(Callback):
     """Ends a training at SIGTERM, SIGINT (Ctrl-C), SIGHUP, SIGUSR1 or the signal by which SLURM requeues, on all ranks.
 
     The step in work is finished, ``stopped.ckpt`` is saved beside the other checkpoints, a line says where, and the
     process ends with the code that a shell gives for the signal: 128 + its number (143 for SIGTERM, 130 for Ctrl-C). A
-    training that is resumed from that file is the training that was never stopped. An epoch's last step is followed by
-    its validation after the resume. A second Ctrl-C ends at once, without saving.
+    training that is resumed from that file is the training that was never stopped. A validation that was broken off, or
+    had not begun, is the resumed training's. A second Ctrl-C ends at once, without saving.
 
     The command line has it in every training. Signals that a process was started to ignore (``nohup``) stay ignored.
-    Inside a SLURM job with automatic requeueing, the requeue signal saves where Lightning looks for it, and requeues.
+    Inside a SLURM job with automatic requeueing, the requeue signal saves ``requeued_JOB.ckpt`` and requeues: ``sslinfo
+    fit`` of the same job goes on from there by itself.
 
     Raises:
-        SystemExit: in the training, when a signal came.
+        Stopped: (a SystemExit) in the training, when a signal came.
 
     >>> StopOnSignal().received
     0
@@ -56,6 +62,16 @@ class StopOnSignal(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._stop_if_asked(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.on_validation_start(trainer, pl_module)  # the whole validation is then the resumed training's
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_asked(trainer)  # one that came in the last validation
+        if trainer.is_global_zero and (file := requeued_file(trainer.default_root_dir)):
+            file.unlink(missing_ok=True)  # this job's training is over
 
     def _listen(self, trainer: Trainer) -> None:
         """Lightning has its own handlers by now; it puts back what was there before them when the training is over."""
@@ -98,26 +114,33 @@ class StopOnSignal(Callback):
             print(f"sslinfo: {what}; {saved}{go_on}", file=sys.stderr, flush=True)
             if requeue:
                 _requeue()
-        raise SystemExit(128 + number)
+        raise Stopped(128 + number)
 
     def _path(self, trainer: Trainer, requeue: bool) -> Path | None:
         files = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
         if is_dry_run(trainer) or not files:
             return None
         if requeue:
-            return Path(trainer.default_root_dir, f"hpc_ckpt_{_next_requeue(Path(trainer.default_root_dir))}.ckpt")
+            return requeued_file(trainer.default_root_dir)
         return Path(files[0].dirpath or run_folder(trainer) / "checkpoints", "stopped.ckpt")
 
 
-def _next_requeue(folder: Path) -> int:
-    """Lightning takes the file of the highest number when SLURM starts the job again."""
-    numbers = [file.stem.rpartition("_")[2] for file in folder.glob("hpc_ckpt_*.ckpt")]
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+def requeued_file(folder: str | Path) -> Path | None:
+    """Where a SLURM job saves when it is requeued; None outside of one.
+
+    Not where Lightning would: a file of its own for each job, so that none goes on with another's training.
+    """
+    job = _job()
+    return Path(folder, f"requeued_{job}.ckpt") if re.fullmatch(r"\w+", job) else None
+
+
+def _job() -> str:
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def _requeue() -> None:
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
+    job = _job()
     try:
         code = subprocess.run(["scontrol", "requeue", job], check=False).returncode
     except OSError as error:

@@ -11,7 +11,9 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile
 
+from sslinfo.callbacks.stop_on_signal import requeued_file
 from sslinfo.cli.checkpoints import StoredConfig, check_usable, find_checkpoint
+from sslinfo.cli.words import say
 from sslinfo.errors import UserError
 from sslinfo.recipes import Recipe, check_form, read_yaml, to_text
 
@@ -94,15 +96,22 @@ def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None
         UserError: there is no such checkpoint, it cannot be read, or it asks for what the user has not named.
     """
     args = checked(args)
+    if args[:1] not in [[name] for name in SUBCOMMANDS]:
+        return args, None
+    root, resumes = [RUNS, *values_of(args, "--trainer.default_root_dir")][-1], args[0] == "fit"
     given = values_of(args, "--ckpt_path")
-    if args[:1] not in [[name] for name in SUBCOMMANDS] or not given:
+    requeued = requeued_file(root)
+    if resumes and not given and requeued is not None and requeued.is_file():
+        say(f"note: this SLURM job was requeued: it goes on from {requeued}")
+        given = [str(requeued)]
+    if not given:
         return args, None
     named = _named(args)
-    path, content = find_checkpoint(given[-1], [RUNS, *values_of(args, "--trainer.default_root_dir")][-1])
+    path, content = find_checkpoint(given[-1], root, resumes)
     resolved = [*args, "--ckpt_path", path]  # the last one counts
     if content is None:
         return resolved, None
-    check_usable(content, path, resumes=args[0] == "fit")
+    check_usable(content, path, resumes)
     says_model = values_of(args, *CONFIG) or any(word.startswith("--model") for word in args)
     if not says_model and "_class_path" not in content.get("hyper_parameters", {}):
         raise UserError(f"ckpt_path={path!r} does not say which model it is of: give that, -c RECIPE or --model CLASS")

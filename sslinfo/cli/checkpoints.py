@@ -270,19 +270,20 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def resolve_checkpoint(path: str, root: str | Path) -> str:
+def resolve_checkpoint(path: str, root: str | Path, resumes: bool = False) -> str:
     """``last`` or ``best`` as the path of a file; another path as it is.
 
-    ``last`` is the newest checkpoint below ``root`` that can be read and whose weights are finite; ``best`` is the best
-    one, by the monitored quantity, of the run that wrote it. What is passed over is said.
+    ``last`` is the newest checkpoint below ``root`` that can be read and whose weights are finite, and from which a
+    training can go on where it is for that; ``best`` is the best one, by the monitored quantity, of the run that wrote
+    it. What is passed over is said.
 
     Raises:
         UserError: there is no such file.
     """
-    return find_checkpoint(path, root)[0]
+    return find_checkpoint(path, root, resumes)[0]
 
 
-def find_checkpoint(path: str, root: str | Path) -> tuple[str, dict[str, Any] | None]:
+def find_checkpoint(path: str, root: str | Path, resumes: bool = False) -> tuple[str, dict[str, Any] | None]:
     """The same with what the file holds; None of an address or of hpc, which Lightning looks for.
 
     Raises:
@@ -295,15 +296,15 @@ def find_checkpoint(path: str, root: str | Path) -> tuple[str, dict[str, Any] | 
             raise UserError(f"ckpt_path={path!r} is not a file: check the path, or say last or best")
         return path, None
     files = _newest_first(Path(root))
-    newest, content = _first_good(files, f"ckpt_path={path!r}: below {str(root)!r}")
+    newest, content = _first_good(files, f"ckpt_path={path!r}: below {str(root)!r}", resumes)
     if newest is None:
         raise UserError(
             f"ckpt_path={path!r}: there is no checkpoint below {str(root)!r}"
-            + (" that can be read" if files else "")
+            + (f" that can be {'gone on from' if resumes else 'read'}" if files else "")
             + ": give its path, or the folder of the runs with --trainer.default_root_dir"
         )
     if path == "best":
-        newest, content = _best(newest, content, Path(root))
+        newest, content = _best(newest, content, Path(root), resumes)
     return str(newest), content
 
 
@@ -358,12 +359,12 @@ def _step(file: Path) -> int:
         return -1
 
 
-def _first_good(files: Iterable[Path], what: str) -> tuple[Path | None, dict[str, Any]]:
-    """The first of the files that can be read and whose weights are finite, with its content."""
+def _first_good(files: Iterable[Path], what: str, resumes: bool) -> tuple[Path | None, dict[str, Any]]:
+    """The first of the files that can be used, with its content."""
     for file in files:
         try:
             content = read_checkpoint(file)
-            check_finite(content, file)
+            check_usable(content, str(file), resumes)
         except UserError as error:
             say(f"note: {what}, {str(file)!r} is passed over: {str(error).partition(repr(str(file)))[2].strip()}")
             continue
@@ -371,7 +372,7 @@ def _first_good(files: Iterable[Path], what: str) -> tuple[Path | None, dict[str
     return None, {}
 
 
-def _best(newest: Path, content: dict[str, Any], root: Path) -> tuple[Path, dict[str, Any]]:
+def _best(newest: Path, content: dict[str, Any], root: Path, resumes: bool) -> tuple[Path, dict[str, Any]]:
     """The best file of the run that wrote this one, with its content."""
     for name, state in content.get("callbacks", {}).items():
         if not str(name).startswith("ModelCheckpoint") or not isinstance(state, dict) or not state.get("monitor"):
@@ -383,7 +384,7 @@ def _best(newest: Path, content: dict[str, Any], root: Path) -> tuple[Path, dict
                 files.append(file)
             else:
                 say(f"note: ckpt_path='best': {path!r} is passed over: there is no such file below {str(root)!r}")
-        best, held = _first_good(files, "ckpt_path='best'")
+        best, held = _first_good(files, "ckpt_path='best'", resumes)
         if best is not None:
             return best, held
         if wanted:

@@ -232,7 +232,8 @@ class Cli(CommandLine):
             ) from error
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         # Before all others: what goes wrong in them is told to the other ranks too.
-        watching = [StopOnSignal(), RankWatch()] if self.subcommand == "fit" else [RankWatch()]
+        watch = RankWatch(describe=lambda error: told(error).message)
+        watching = [StopOnSignal(), watch] if self.subcommand == "fit" else [watch]
         callbacks[:0] = [own for own in watching if not any(isinstance(callback, type(own)) for callback in callbacks)]
         if is_dry_run(trainer):
             # save_last writes a file even then, and `--ckpt_path last` would find the trial instead of the training.
