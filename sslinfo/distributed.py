@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def world_size() -> int:
@@ -42,6 +42,14 @@ def shared_store(name: str) -> Any:
     from torch.distributed import distributed_c10d
 
     return dist.PrefixStore(name, distributed_c10d._get_default_store()).clone()
+
+
+def take_buffers_of_rank_0(module: nn.Module) -> None:
+    """Give every rank rank 0's buffers, which are those of a checkpoint: batch statistics that are not synchronised."""
+    if world_size() > 1:
+        with torch.no_grad():
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
 
 
 class _GatherRows(torch.autograd.Function):

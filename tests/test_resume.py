@@ -310,6 +310,41 @@ def test_a_stop_between_accumulated_batches(tmp_path: Path) -> None:
     assert not all(torch.equal(whole[name], without[name]) for name in whole)
 
 
+class Gradients(Callback):
+    """Squared norms of the gradient that each optimizer step takes; saves after a batch that no step has followed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.norms = path, {}  # type: ignore[var-annotated]
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        self.norms[trainer.global_step] = float(sum(gradient.double().square().sum() for gradient in gradients))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 4 and not self.path.exists():
+            trainer.save_checkpoint(self.path)
+
+
+def _between_on_ranks(rank: int, world_size: int, folder: str) -> list[dict[int, float]]:
+    found = []
+    for resume in (None, Path(folder) / "between.ckpt"):
+        torch.manual_seed(0)
+        optimizer = OptimizerConfig("sgd", lr=0.05)
+        model = VICREG(backbone=Backbone(), in_channels=1, projector=[16, 8], optimizer=optimizer)
+        gradients = Gradients(Path(folder) / "between.ckpt")
+        trainer = rank_trainer(rank, world_size, accumulate_grad_batches=2, max_steps=5, callbacks=[gradients])
+        trainer.fit(model, TwoViewDataModule("digits", batch_size=64, seed=5), ckpt_path=resume)
+        found.append(gradients.norms)
+    return found
+
+
+def test_between_accumulated_batches_on_two_ranks(tmp_path: Path, ranks: Any) -> None:
+    for whole, resumed in ranks(2, _between_on_ranks, str(tmp_path)):
+        assert sorted(resumed) == [2, 3, 4]  # the batch of the file is the first half of step 2
+        # The mean over ranks is taken before the second half is added: equal but for rounding.
+        assert all(abs(resumed[step] / whole[step] - 1) < 1e-4 for step in resumed)
+
+
 def test_another_global_batch_in_the_middle_of_an_epoch_is_an_error(tmp_path: Path) -> None:
     fit(tmp_path, stop_after=10)
     with pytest.raises(ValueError, match=r"9 batches of 128 images.*now a batch over all devices has 64"):

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 
-from sslinfo.distributed import gather, gather_uneven, rank, world_size
+from sslinfo.distributed import gather, gather_uneven, rank, take_buffers_of_rank_0, world_size
 from sslinfo.errors import UserError
 from sslinfo.hyperparameters import HYPERPARAMETERS, LEFT_OUT_KEY, plain_hyperparameters
 from sslinfo.information import UndefinedEstimate
@@ -397,6 +397,7 @@ class JointEmbedding(LightningModule):
         self._guard.begin_batch(self, batch.get("index") if isinstance(batch, Mapping) else None)
 
     def on_train_end(self) -> None:
+        take_buffers_of_rank_0(self)
         check_weights(self)
         if self._guard.skipped:
             rank_zero_only(print)(f"note: steps skipped as not finite: {self._guard.skipped}", flush=True)
@@ -404,6 +405,7 @@ class JointEmbedding(LightningModule):
     # Lightning's first hooks of an evaluation, before those of callbacks: no probe looks at such weights.
 
     def on_validation_model_eval(self) -> None:
+        take_buffers_of_rank_0(self)  # all ranks measure one network, the checkpoint's
         check_weights(self)
         super().on_validation_model_eval()
 
