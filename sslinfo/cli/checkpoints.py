@@ -47,12 +47,14 @@ class StoredConfig:
         left_out: options that were given from Python as objects, which a checkpoint cannot hold.
         path: the file.
         training: ``{"seed_everything": ..., "trainer": {...}}``, what else made the training.
+        step: optimizer steps that were done.
     """
 
     config: dict[str, Any]
     left_out: list[str] = field(default_factory=list)
     path: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
 
     @classmethod
     def read(cls, path: str | Path, named: set[str], folders: Iterable[str | Path] = ()) -> StoredConfig:
@@ -95,7 +97,7 @@ class StoredConfig:
         ]
         left_out = [str(name) for name in content.get(LEFT_OUT_KEY, [])]
         config = {"model": model, "data": data, "trainer": {"callbacks": callbacks}}
-        return cls(config, left_out, str(path), _training(content))
+        return cls(config, left_out, str(path), _training(content), int(content.get("global_step", 0)))
 
 
 def _configuration(part: Any, name: str, path: str | Path) -> Any:

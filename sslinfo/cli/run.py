@@ -41,7 +41,7 @@ from sslinfo.cli.results import results_table
 from sslinfo.cli.words import say
 from sslinfo.data import TwoViewDataModule
 from sslinfo.errors import UserError
-from sslinfo.lightning_compat import CommandLine, DataParser, is_dry_run
+from sslinfo.lightning_compat import CommandLine, DataParser, is_dry_run, keep_logs
 from sslinfo.objectives import JointEmbedding
 from sslinfo.recipes import Recipe
 
@@ -249,6 +249,8 @@ class Cli(CommandLine):
         return trainer
 
     def fit(self, **kwargs: Any) -> None:
+        if self.stored is not None:
+            keep_logs(self.trainer, self.stored.step)
         self.trainer.fit(**{**kwargs, "weights_only": True})
 
     def validate(self, **kwargs: Any) -> None:

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments import SLURMEnvironment
@@ -14,6 +17,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sslinfo.lightning_compat import loops
 from sslinfo.lightning_compat.loops import make_exact as make_exact
@@ -123,3 +127,28 @@ def leave_children_alone() -> None:
     for thread in threading.enumerate():
         if isinstance(thread, _ChildProcessObserver):
             thread._child_processes = []
+
+
+def keep_logs(trainer: Trainer, step: int) -> None:
+    """Before a training goes on from a step: what its loggers have where they write again is not lost, nor read twice.
+
+    A logger without a version of its own writes into a new folder, and there is nothing to do.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger) and trainer.is_global_zero:
+            file = Path(logger.log_dir) / "metrics.csv"  # which Lightning would remove
+            if file.is_file():
+                kept = next(
+                    path
+                    for number in itertools.count()
+                    if not (path := file.with_name(f"metrics_before_{number}.csv")).exists()
+                )
+                os.replace(file, kept)
+        elif isinstance(logger, TensorBoardLogger):
+            logger._kwargs.setdefault("purge_step", step)  # TensorBoard passes over later steps of files from before
+
+
+def begins_inside_epoch(trainer: Trainer) -> bool:
+    """Whether a resumed training is about to go on inside an epoch."""
+    steps: Any = trainer.fit_loop.epoch_loop
+    return bool(getattr(steps, "inside", False))

@@ -40,7 +40,7 @@ from sslinfo.objectives.finite import (
     of_bad_embeddings,
 )
 from sslinfo.objectives.resumed import TRAINING_KEY, Resumed, size_of
-from sslinfo.objectives.supported import check_trainer
+from sslinfo.objectives.supported import check_resumed, check_trainer
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.outputs import OUTPUTS, StepOutputs
 from sslinfo.precision import full_precision
@@ -468,6 +468,7 @@ class JointEmbedding(LightningModule):
             )
 
     def on_train_start(self) -> None:
+        check_resumed(self.trainer)
         for name, parameter in self.named_parameters():
             if name in self._loaded_gradients:
                 parameter.grad = self._loaded_gradients[name].to(parameter)

@@ -13,11 +13,12 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     ModelPruning,
     SpikeDetection,
+    StochasticWeightAveraging,
 )
 from lightning.pytorch.strategies import DDPStrategy
 
 from sslinfo.errors import UserError
-from sslinfo.lightning_compat import is_dry_run
+from sslinfo.lightning_compat import begins_inside_epoch, is_dry_run
 
 # Callbacks that cannot work, why, and what to do in their place.
 REFUSED: dict[type, str] = {
@@ -84,6 +85,20 @@ def check_trainer(trainer: Trainer, stage: str) -> None:
         raise UserError(
             f"strategy={type(trainer.strategy).__name__} is not supported on several devices, since the "
             "objectives' exactness is proved for DDP: set --trainer.strategy ddp"
+        )
+
+
+def check_resumed(trainer: Trainer) -> None:
+    """See that a training can go on where it stands.
+
+    Raises:
+        UserError: it stands inside an epoch, and averages weights in a way that begins with an epoch.
+    """
+    averaging = any(isinstance(callback, StochasticWeightAveraging) for callback in getattr(trainer, "callbacks", []))
+    if averaging and begins_inside_epoch(trainer):
+        raise UserError(
+            "a training with StochasticWeightAveraging cannot go on inside an epoch, where it sets up neither its rate "
+            "nor its average: take a checkpoint of an epoch's end"
         )
 
 

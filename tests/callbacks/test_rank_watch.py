@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from sslinfo.callbacks.rank_watch import _of_another_rank
+
 Answer = dict[str, Any]
 
 
@@ -63,3 +65,17 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(answers: dict[str, Answer]) 
     assert answer["codes"] == [143, 143]
     assert "sslinfo: stopped by SIGTERM after step 5; saved" in answer["said"][0]  # that of the batch in which it came
     assert "stopped.ckpt" in answer["files"]
+
+
+def test_whose_exception_it_is() -> None:
+    def raised(line: str) -> BaseException:
+        try:
+            exec(line, {"torch": torch})
+        except BaseException as error:
+            return error
+        raise AssertionError(line)
+
+    # The words of a lost connection in a file of one's own are one's own; torch says them from inside itself.
+    assert not _of_another_rank(raised('raise RuntimeError("read timed out: the server does not answer")'))
+    assert not _of_another_rank(raised('torch.zeros(2) @ torch.zeros(3)  # "size mismatch"'))
+    assert _of_another_rank(torch.distributed.DistNetworkError("Connection reset by peer"))

@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rank_trainer import QUIET
 
-from sslinfo.callbacks import StopOnSignal
+from sslinfo.callbacks import KNNProbe, StopOnSignal
+from sslinfo.cli.arguments import with_checkpoint
 from sslinfo.data import TwoViewDataModule
 from sslinfo.objectives import LogDet, VICReg
 
@@ -63,7 +64,7 @@ def train(
     watching = [] if options.get("enable_checkpointing") is False else [files]
     trainer = Trainer(**{**QUIET, **own, **options}, callbacks=[StopOnSignal(), *callbacks, validations, *watching])
     try:
-        trainer.fit(model, TwoViewDataModule("digits", batch_size=256, seed=0), ckpt_path=resume)
+        trainer.fit(model, TwoViewDataModule("digits", batch_size=128, seed=0), ckpt_path=resume)
     except SystemExit as end:
         return {"code": torch.tensor(int(end.code or 0))}, validations.after
     return model.state_dict(), validations.after
@@ -122,23 +123,60 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_slurm_saves_where_lightning_looks_and_requeues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+class InValidation(Callback):
+    """Sends a signal at the second batch of the validation after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *at: int) -> None:
+        if trainer.global_step == self.step and at[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("step", "batches"), [(3, 2), (9, 2), (9, 1)])
+def test_in_a_validation(tmp_path: Path, step: int, batches: int) -> None:
+    whole, validated = train(tmp_path / "whole", limit_val_batches=batches)
+    stopped, first = train(tmp_path, KNNProbe(k=1, bank_size=20), InValidation(step), limit_val_batches=batches)
+    assert int(stopped["code"]) == 143
+    # With one batch the signal came too late to break it off.
+    assert first == [3, 6, 9][: step // 3 - (batches == 2)]
+    resumed, second = train(
+        tmp_path, KNNProbe(k=1, bank_size=20), resume=tmp_path / "stopped.ckpt", limit_val_batches=batches
+    )
+    assert first + second == validated
+    assert all(torch.equal(whole[entry], resumed[entry]) for entry in whole)
+    counted = torch.load(tmp_path / "stopped.ckpt", weights_only=True)["callbacks"]["KNNProbe"]["validations"]
+    assert counted == len(first)
+
+
+def test_a_requeued_slurm_job_goes_on_with_its_own_file(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    program = tmp_path / "scontrol"
-    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    program = in_tmp / "scontrol"
+    program.write_text(f'#!/bin/sh\necho "$@" > {in_tmp}/asked\n')
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    for name, value in {"NTASKS": "1", "JOB_ID": "77", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+    monkeypatch.setenv("PATH", str(in_tmp), prepend=os.pathsep)
+    names = {"NTASKS": "1", "JOB_ID": "77", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "train"}
+    for name, value in names.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    monkeypatch.setenv("SLURM_JOB_NAME", "train")
-    stopped, _ = train(tmp_path, Sends(signal.SIGUSR1, 2), default_root_dir=tmp_path, devices=1, num_nodes=1)
+    whole, _ = train(in_tmp / "other")
+    stopped, _ = train(in_tmp, Sends(signal.SIGUSR1, 2), default_root_dir=in_tmp, devices=1, num_nodes=1)
     assert int(stopped["code"]) == 128 + signal.SIGUSR1
-    assert (tmp_path / "asked").read_text() == "requeue 77\n"
+    assert (in_tmp / "asked").read_text() == "requeue 77\n"
     assert "requeued SLURM job 77" in capfd.readouterr().err
-    # What a requeued job does: the same command, and Lightning takes the file.
-    whole, _ = train(tmp_path / "other")
-    resumed, validated = train(tmp_path, default_root_dir=tmp_path, devices=1, num_nodes=1)
-    assert (tmp_path / "hpc_ckpt_1.ckpt").is_file()
+    file = in_tmp / "requeued_77.ckpt"
+    root = ["--trainer.default_root_dir", str(in_tmp)]
+    args, stored = with_checkpoint(["fit", *root])  # the requeued job: the same command
+    assert args[-2:] == ["--ckpt_path", str(file)]
+    assert stored is not None
+    assert stored.step == 2
+    for other in ("validate", "fit"):  # another command, another job
+        if other == "fit":
+            monkeypatch.setenv("SLURM_JOB_ID", "78")
+        assert with_checkpoint([other, *root]) == ([other, *root], None)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    resumed, validated = train(in_tmp, resume=file, default_root_dir=in_tmp, devices=1, num_nodes=1)
     assert validated == [3, 6, 9]
     assert all(torch.equal(whole[entry], resumed[entry]) for entry in whole)
+    assert not file.exists()  # a job that starts anew under this number begins at the beginning

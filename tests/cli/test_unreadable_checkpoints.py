@@ -242,6 +242,18 @@ BROKEN = {
 }
 
 
+def test_last_of_a_training_that_goes_on_is_no_file_of_weights_alone(
+    in_tmp: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = run_of("runs/a", whole)
+    content = torch.load(names[2], weights_only=True)
+    torch.save({name: value for name, value in content.items() if name != "optimizer_states"}, names[2])
+    set_newest(names[2])
+    assert resolve_checkpoint("last", "runs") == names[2]  # its weights can be looked at
+    assert resolve_checkpoint("last", "runs", resumes=True) == names[1]
+    assert f"'{names[2]}' is passed over: holds weights alone" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", BROKEN)
 def test_last_passes_over_what_cannot_be_used(
     in_tmp: Path, whole: Path, kind: str, capsys: pytest.CaptureFixture[str]

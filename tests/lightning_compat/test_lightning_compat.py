@@ -8,7 +8,9 @@ from pathlib import Path
 import lightning
 import pytest
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rank_trainer import QUIET
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sslinfo import lightning_compat
 from sslinfo.data import TwoViewDataModule
@@ -18,6 +20,7 @@ from sslinfo.lightning_compat import (
     datamodule_of,
     has_trainer,
     is_dry_run,
+    keep_logs,
     no_batch_yet,
     replace_hyperparameters,
 )
@@ -69,3 +72,31 @@ def test_state_of_a_training() -> None:
     assert (has_trainer(model), datamodule_of(trainer), no_batch_yet(trainer)) == (True, data, False)
     assert seen == [True, False] * 2
     assert is_dry_run(Trainer(**QUIET, fast_dev_run=True))
+
+
+def test_logs_of_a_folder_that_is_written_again(tmp_path: Path) -> None:
+    """Of one that was killed after step 5, and goes on from step 3."""
+
+    def loggers() -> tuple[CSVLogger, TensorBoardLogger]:
+        return CSVLogger(tmp_path, "csv", version="v"), TensorBoardLogger(tmp_path, "tb", version="v")
+
+    def write(steps: range, resumed_from: int | None = None) -> None:
+        trainer = Trainer(**{**QUIET, "logger": list(loggers())})
+        if resumed_from is not None:
+            keep_logs(trainer, resumed_from)
+        for step in steps:
+            for logger in trainer.loggers:
+                logger.log_metrics({"loss": 10.0 * step + (resumed_from or 0)}, step)
+        for logger in trainer.loggers:
+            logger.finalize("success")
+
+    write(range(5))
+    write(range(3, 7), resumed_from=3)
+    assert [path.name for path in sorted((tmp_path / "csv" / "v").glob("*.csv"))] == [
+        "metrics.csv",
+        "metrics_before_0.csv",
+    ]
+    events = EventAccumulator(str(tmp_path / "tb" / "v"))
+    events.Reload()
+    expected = [(0, 0.0), (1, 10.0), (2, 20.0), (3, 33.0), (4, 43.0), (5, 53.0), (6, 63.0)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == expected

@@ -252,3 +252,19 @@ def test_a_transformer_of_another_size_names_the_option(in_tmp: Path) -> None:
     assert train(
         VICReg(backbone="vit_tiny_patch16_224", backbone_options=options, in_channels=1, projector=[8]), max_steps=1
     )
+
+
+def test_averaged_weights_are_not_resumed_inside_an_epoch(in_tmp: Path) -> None:
+    def averaged(**flags: Any) -> Trainer:
+        files = callbacks.ModelCheckpoint(".", every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        own = [callbacks.StochasticWeightAveraging(1e-3, swa_epoch_start=1), files]
+        trainer = Trainer(
+            accelerator="cpu", devices=1, max_epochs=3, limit_train_batches=2, limit_val_batches=0, callbacks=own,
+            logger=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(VICReg(entropy=LogDet(), **SMALL), data(), **flags)
+        return trainer
+
+    averaged()
+    with pytest.raises(UserError, match="StochasticWeightAveraging cannot go on inside an epoch"):
+        averaged(ckpt_path="step=3.ckpt")
