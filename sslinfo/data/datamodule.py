@@ -56,9 +56,9 @@ class TwoViewDataModule(LightningDataModule):
         std: standard deviation of each channel, in [0.001, 10]; None as for ``mean``.
         channels: 1 or 3 converts the images to grey or RGB; None takes RGB for image files, and the others as they are.
         transform: your own transform of one image (PIL; a uint8 tensor where the channels are neither 1 nor 3) into a
-            float tensor (C, S, S), in place of ``views``; it is called once for each view. Its result reaches the
-            network as it is. The clean images of probes, test and predict are normalised with ``mean`` and ``std``, so
-            end the transform with the same normalisation.
+            float tensor (C, H, W) of one shape for all images, in place of ``views``; it is called once for each view.
+            Its result reaches the network as it is. The clean images of probes, test and predict are normalised with
+            ``mean`` and ``std``, so end the transform with the same normalisation.
         test_dataset: test images for a ``dataset`` of your own. Where there are none, ``test`` runs on the validation
             images and says so, and ``predict`` leaves the test split out.
         val_fraction: part of the training images that is held out for validation where a data set has no validation

@@ -125,7 +125,7 @@ class Source(Dataset):
                 shapes = sorted({tuple(row.shape) for row in rows})
                 if len(shapes) > 1:
                     raise UserError(
-                        "data.transform must turn an image into a float tensor (C, S, S) of one shape, got "
+                        "data.transform must turn an image into a float tensor (C, H, W) of one shape, got "
                         f"{' and '.join(map(str, shapes))} in a batch"
                     )
                 views.append(torch.stack(rows))
@@ -134,7 +134,7 @@ class Source(Dataset):
         return views
 
     def _one(self, image: Any, index: int) -> Tensor:
-        """What the user's transform makes of one image, as float32 (C, S, S)."""
+        """What the user's transform makes of one image, as float32 (C, H, W)."""
         assert self.transform is not None
         try:
             made = self.transform(image)
@@ -150,7 +150,7 @@ class Source(Dataset):
             if hasattr(made, "shape") and hasattr(made, "dtype"):
                 got = f"{got} of {made.dtype} and shape {tuple(made.shape)}"
             raise UserError(
-                f"data.transform must turn an image into a float tensor (C, S, S) with the {channels} channel"
+                f"data.transform must turn an image into a float tensor (C, H, W) with the {channels} channel"
                 f"{'s' if channels > 1 else ''} of the images, got {got}: end it with ToImage, ToDtype(torch.float32, "
                 "scale=True) and Normalize of torchvision.transforms.v2"
             )

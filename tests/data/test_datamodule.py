@@ -353,6 +353,14 @@ def test_what_a_transform_must_return(transform: Any, message: str, num_workers:
         next(iter(data.train_dataloader()))
 
 
+def test_a_transform_may_make_views_that_are_not_square() -> None:
+    data = ready(transform=lambda image: to_image(image.resize((10, 7))).float() / 255)
+    seen = Batches()
+    fit = trainer(callbacks=[seen])
+    fit.fit(small_model(1), data)
+    assert {tuple(view.shape[1:]) for batch in seen.train for view in batch["views"]} == {(1, 7, 10)}
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_floats_of_a_transform_become_float32(dtype: torch.dtype) -> None:
     data = ready(transform=lambda image: to_image(image).to(dtype) / 256)

@@ -71,6 +71,9 @@ def imagefolder(root: Path, options: ReadOptions) -> Splits:
     """Folders ``train/``, ``val/`` and ``test/`` of class folders, or one of class folders or of images alone.
 
     Splits may be spelt otherwise (``Train/``, ``valid/``, ``validation/``). What was found is printed.
+
+    Raises:
+        UserError: there is nothing to read, a split has classes that ``train/`` lacks, or two splits share a folder.
     """
     if not root.is_dir():
         raise MissingData(f"{root} is no folder: check data.root")
@@ -84,6 +87,7 @@ def imagefolder(root: Path, options: ReadOptions) -> Splits:
         for split, name in folder_of.items()
     }
     scans = {split: scan for split, (scan, _) in found.items()}
+    _refuse_shared(scans)
     known = scans["train"].classes or []
     for split, scan in scans.items():
         if scan.classes is None:
@@ -138,6 +142,19 @@ def _split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
 
 def _has_class_folders(folder: Path) -> bool:
     return any(is_folder(e) and not e.name.startswith(".") and holds_images(e.path) for e in os.scandir(folder))
+
+
+def _refuse_shared(scans: Mapping[str, _Scan]) -> None:
+    """Refuse a folder of images that links put into two splits: what is trained on would be validated on."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split, scan in scans.items():
+        for folder in dict.fromkeys(map(os.path.dirname, scan.paths)):
+            first, path = seen.setdefault(os.path.realpath(folder), (split, folder))
+            if first != split:
+                raise UserError(
+                    f"{shown(path)} and {shown(folder)} are one folder, so that {first} and {split} would have the "
+                    "same images: remove one of the links, and give each split images of its own"
+                )
 
 
 def _say(root: Path, scans: Mapping[str, _Scan], folder_of: Mapping[str, str], left_out: Sequence[str]) -> None:

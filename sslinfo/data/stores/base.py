@@ -18,11 +18,20 @@ OnBadImage = Literal["error", "skip"]
 Shape = tuple[int, int, int]
 
 
-WAY_OUT = "repair or remove it, or set data.on_bad_image: skip"
-
-
 class BadImage(UserError):
-    """A file or an item that cannot be decoded into an image."""
+    """A file or an item that cannot be decoded into an image. ``fault`` says why, without the way out.
+
+    >>> error = BadImage("a.png is a folder")
+    >>> error.fault, str(error)
+    ('a.png is a folder', 'a.png is a folder: repair or remove it, or set data.on_bad_image: skip')
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+    def __str__(self) -> str:
+        return f"{self.fault}: repair or remove it, or set data.on_bad_image: skip"
 
 
 @dataclass

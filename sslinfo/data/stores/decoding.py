@@ -13,12 +13,15 @@ from typing import IO, Any
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from torch import Tensor
 
-from sslinfo.data.stores.base import WAY_OUT, BadImage, shown
+from sslinfo.data.stores.base import BadImage, shown
 from sslinfo.data.stores.pixels import is_16_bit_grey, to_tensor
 from sslinfo.errors import UserError
 
 OWN_CLASS = "a data set class of your own can return all of it, as a float tensor (C, H, W) in [0, 1]"
 
+# The kinds whose endings readers.scan.KINDS lists. PIL goes by the content, and knows kinds that are programs: it hands
+# PostScript to Ghostscript.
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations in which width and height change places
 # What TIFF calls its fields.
@@ -67,7 +70,7 @@ def _opened(path: str) -> Iterator[tuple[IO[bytes], Image.Image]]:
         # PIL reports broken files by many kinds of exception; errno is only set by the operating system.
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, path) from error
-        raise BadImage(f"{shown(path)} cannot be decoded ({error}): {WAY_OUT}") from error
+        raise BadImage(f"{shown(path)} cannot be decoded ({error})") from error
 
 
 def opened(path: str) -> IO[bytes]:
@@ -83,10 +86,10 @@ def opened(path: str) -> IO[bytes]:
         reason = _why_no_file(path)
         if reason is None:
             raise
-        raise BadImage(f"{shown(path)} {reason}: {WAY_OUT}") from error
+        raise BadImage(f"{shown(path)} {reason}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise BadImage(f"{shown(path)} {_why_no_file(path) or 'is no file'}: {WAY_OUT}")
+        raise BadImage(f"{shown(path)} {_why_no_file(path) or 'is no file'}")
     return file
 
 
@@ -102,11 +105,11 @@ def _why_no_file(path: str) -> str | None:
 
 def _recognised(file: IO[bytes]) -> Image.Image:
     try:
-        return Image.open(file)
+        return Image.open(file, formats=_FORMATS)
     except Image.UnidentifiedImageError as error:
         layout = _tiff_layout(file)
         if layout is None:
-            raise UserError("PIL knows no image of this form") from error
+            raise UserError(f"it is no image of a known kind: {', '.join(_FORMATS)}") from error
         raise UserError(f"a TIFF of {layout}, which PIL cannot read; {OWN_CLASS}") from error
 
 

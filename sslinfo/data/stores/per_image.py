@@ -66,7 +66,7 @@ class PerImageStore(ImageStore):
         if self.on_bad_image == "error":
             raise error
         if not self._bad:
-            warnings.warn(f"Skipped: {error}. Further ones are counted without a message.", stacklevel=2)
+            warnings.warn(f"Skipped: {error.fault}. Further ones are counted without a message.", stacklevel=2)
         self._bad.add(identity)
 
     def _probes(self) -> list[int]:

@@ -1,6 +1,7 @@
 """WrappedStore: the interface of stores over any map-style dataset."""
 
 import math
+import sys
 from operator import index
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sslinfo.data.stores.base import (
-    WAY_OUT,
     BadImage,
     ImageStore,
     OnBadImage,
@@ -58,13 +58,12 @@ class WrappedStore(PerImageStore):
         where: str | None = None,
     ) -> None:
         where = where or (dataset.where if isinstance(dataset, ImageStore) else type(dataset).__name__)
-        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        if not hasattr(type(dataset), "__len__") or not hasattr(type(dataset), "__getitem__"):
             raise UserError(f"{where} is no map-style dataset: it needs __len__ and __getitem__")
-        if len(dataset) == 0:
-            raise UserError(f"the dataset {where} is empty: check its root and split")
+        length = _length(dataset, where)
         names = getattr(dataset, "classes", None)
         classes = [str(name) for name in names] if isinstance(names, list | tuple) else None
-        super().__init__(len(dataset), classes, where, on_bad_image)
+        super().__init__(length, classes, where, on_bad_image)
         if isinstance(dataset, ImageStore):
             self.index, self.total, self.files = dataset.index.clone(), dataset.total, dataset.files
         self.dataset = dataset
@@ -138,7 +137,7 @@ class WrappedStore(PerImageStore):
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise BadImage(f"{where} cannot be decoded ({error}): {WAY_OUT}") from error
+            raise BadImage(f"{where} cannot be decoded ({error})") from error
         return image, label
 
     def _read(self, row: int) -> tuple[Tensor, int]:
@@ -162,6 +161,20 @@ class WrappedStore(PerImageStore):
                     f"{where} has values from {low:.3g} to {high:.3g}: float images lie in [0, 1]; {way_out}"
                 )
         return tensor, label if self._ids is None else int(places_of(torch.tensor(label), self._ids, where))
+
+
+def _length(dataset: Any, where: str) -> int:
+    """How many items a dataset says that it has. What ``__len__`` itself raises is not caught, as ``len`` would mix."""
+    said = type(dataset).__len__(dataset)
+    try:
+        length = index(said)
+    except TypeError:
+        length = -1
+    if not 0 <= length <= sys.maxsize:
+        raise UserError(f"__len__ of the dataset {where} must return the number of its items, got {said!r}")
+    if length == 0:
+        raise UserError(f"the dataset {where} is empty: check its root and split")
+    return length
 
 
 def _image_and_label(item: Any, where: str) -> tuple[Any, int]:

@@ -109,15 +109,29 @@ def test_classes_that_are_links(tmp_path):
     (root / "train").mkdir(parents=True)
     for name in ("cat", "dog"):
         (root / "train" / name).symlink_to(tmp_path / "all" / name)
-    (root / "val").symlink_to("train")
+    make(tmp_path / "more", cat=1, dog=1)
+    (root / "val").symlink_to(tmp_path / "more")
     splits = load("imagefolder", root)
-    assert sizes(splits) == {"train": 5, "val": 5}
+    assert sizes(splits) == {"train": 5, "val": 2}
     assert splits["train"].labels.tolist() == [0, 0, 1, 1, 1]
     (root / "train" / "zoo").symlink_to(tmp_path / "all")
     # Of the folder around them only owl was not read yet.
     again = load("imagefolder", root)["train"]
     assert again.classes == ["cat", "dog", "zoo"]
     assert again.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("links", [{"val": "train"}, {"val": "../all"}, {"val/a": "../train/a"}, {"test": "val"}])
+def test_splits_that_share_a_folder_are_refused(tmp_path, links):
+    root = tmp_path / "data"
+    make(tmp_path / "all", a=3, b=3)
+    root.mkdir()
+    (root / "train").symlink_to("../all")
+    make(root, **({} if "val" in links else {"val__b": 1}))
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    with pytest.raises(UserError, match=rf"^{root}/\w+/(.) and {root}/\w+/\1 are one folder, so that .* remove one"):
+        load("imagefolder", root)
 
 
 def test_no_link_leads_from_one_split_into_another(tmp_path):

@@ -1,5 +1,6 @@
 """Files are read back as the arrays that were written into them."""
 
+import contextlib
 import os
 import warnings
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from fake import pixels
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from store_images import IMAGES, broken, files
 
+from sslinfo.data.readers.scan import KINDS
 from sslinfo.data.stores import BadImage, MemoryStore
+from sslinfo.data.stores.decoding import _FORMATS
 from sslinfo.data.stores.files import FileStore
 from sslinfo.data.stores.overlap import images_in_both
 from sslinfo.errors import UserError
@@ -63,6 +66,42 @@ def test_bad_files(tmp_path, kind, suffix):
     good = [i for i in range(40) if i not in (7, 20)]
     assert memory.index.tolist() == memory.labels.tolist() == good
     assert memory.subset(torch.tensor([7])).read([0]).index.tolist() == [8]
+
+
+def test_no_image_file_starts_a_program(tmp_path, monkeypatch):
+    """PIL hands PostScript to Ghostscript, whatever the file is called."""
+    program, ran = tmp_path / "bin" / "gs", tmp_path / "ran"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch '{ran}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    path = tmp_path / "x.png"
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+    with Image.open(path) as image, contextlib.suppress(OSError):
+        image.load()
+    assert ran.exists()  # by PIL alone
+    ran.unlink()
+    with pytest.raises(BadImage, match=r"x.png cannot be decoded \(it is no image of a known kind: PNG, "):
+        FileStore([path]).read([0])
+    assert not ran.exists()
+
+
+def test_the_endings_that_are_read_are_kinds_that_are_opened():
+    Image.init()
+    assert {Image.registered_extensions()[ending] for ending in KINDS} == set(_FORMATS)
+
+
+def test_who_skips_is_not_told_to_skip(tmp_path):
+    paths = files(tmp_path)
+    broken("text", paths[1])
+    (tmp_path / "folder.png").mkdir()
+    for bad in (paths[1], tmp_path / "folder.png"):
+        with pytest.raises(BadImage, match=r": repair or remove it, or set data.on_bad_image: skip$"):
+            FileStore([paths[0], bad]).read([1])
+        with pytest.warns(UserWarning, match=rf"^Skipped: {bad} [^:]*") as warned:
+            FileStore([paths[0], bad], on_bad_image="skip").read([1])
+        assert "on_bad_image" not in str(warned[0].message)
 
 
 def test_a_bad_file_is_tried_once(tmp_path):

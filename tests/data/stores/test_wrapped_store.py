@@ -133,6 +133,30 @@ def test_no_map_style_dataset():
         WrappedStore(Items([]))
 
 
+@pytest.mark.parametrize("length", [-1, 6.5, 6.0, "6", None, 2**63])
+def test_a_length_that_is_no_number_of_items(length):
+    class Counted(Items):
+        def __len__(self):
+            return length
+
+    with pytest.raises(UserError, match=rf"^__len__ of the dataset Counted must return .* got {length!r}$"):
+        WrappedStore(Counted(pil_items()))
+
+
+def test_a_length_of_numpy_and_one_that_fails():
+    class Counted(Items):
+        def __len__(self):
+            return np.int64(3)
+
+    class Failing(Items):
+        def __len__(self):
+            raise TypeError("a fault of its own")
+
+    assert len(WrappedStore(Counted(pil_items()))) == 3
+    with pytest.raises(TypeError, match="a fault of its own"):
+        WrappedStore(Failing(pil_items()))
+
+
 def test_sizes_of_a_dataset():
     mixed = WrappedStore(Items([torch.zeros(3, 4, 4 + i) for i in range(3)]))
     assert mixed.shape is None
