@@ -26,6 +26,8 @@ OPTIONS = {
     "eps": ">= 0",
     "trust_coeff": "> 0",
 }
+# What the optimizer takes too, by the names under which it is given here.
+_NOT_OPTIONS = {"lr": "lr", "weight_decay": "weight_decay", "opt": "name"}
 
 
 @dataclass
@@ -77,6 +79,9 @@ class OptimizerConfig:
         check_range("optimizer.final", self.final, "[0, 1]")
         if self.schedule not in ("cosine", "constant"):
             raise UserError(f"optimizer.schedule={self.schedule!r} is not known: choose cosine or constant")
+        for name, own in _NOT_OPTIONS.items():
+            if name in (self.options or {}):
+                raise UserError(f"optimizer.options holds {name}, which is not one of them: give it as optimizer.{own}")
         for name, value in (self.options or {}).items():
             for number in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(number, int | float) and not isinstance(number, bool):

@@ -163,16 +163,20 @@ def check_form(value: Any, key: str = "") -> None:
         if not isinstance(name, str):
             where = f"{key}: " if key else ""
             raise UserError(f"{where}{name!r} stands where the name of an option is expected: write it in quotes")
+        if name.endswith("+") and entry is None:
+            option = f"{key}.{name}".removeprefix(".")
+            raise UserError(f"{option}: null adds nothing: leave it out, or give {option[:-1]} for a list in its place")
+        if name == "init_args" and not isinstance(entry, dict):
+            got = "null" if entry is None else repr(entry)
+            raise UserError(f"{key}: init_args holds options by name, such as {{weight: 1.0}}, got {got}")
         check_form(entry, key if name == "init_args" else f"{key}.{name}".removeprefix("."))
     if not key and not isinstance(value.get("trainer", {}), dict):
         raise UserError(f"trainer: expected options by name, such as {{max_epochs: 3}}, got {value['trainer']!r}")
     if "class_path" in value:
-        path, options = value["class_path"], value.get("init_args", {})
+        path = value["class_path"]
         others = [name for name in value if name not in ("class_path", "init_args", "dict_kwargs")]
         if not isinstance(path, str):
             raise UserError(f"{key}: class_path is the name of a class, such as VICReg, got {path!r}")
-        if not isinstance(options, dict):
-            raise UserError(f"{key}: init_args holds options by name, such as {{weight: 1.0}}, got {options!r}")
         if others:
             raise UserError(
                 f"{key}: {', '.join(others)} stands beside class_path: options of the class stand in init_args"

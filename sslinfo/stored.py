@@ -66,6 +66,9 @@ def _fault(content: dict[str, Any]) -> str:
     for name, kind in wanted.items():
         if name in content and not isinstance(content[name], kind):
             return f"its {name} is {_kind(content[name])}"
+    seed = content.get("sslinfo_seed")
+    if seed is not None and not 0 <= seed < 2**32:
+        return f"its sslinfo_seed, which seed_everything was, is {seed} and not in [0, {2**32 - 1}]"
     for name, value in content["state_dict"].items():
         if not isinstance(name, str):
             return f"its state_dict has the name {name!r}"

@@ -89,6 +89,8 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9
         ("trainer: {1: 2}", r"b\.yaml: trainer: 1 stands where the name of an option is expected"),
         ("model: {class_path: [VICReg]}", r"b\.yaml: model: class_path is the name of a class, such as VICReg, got \["),
         ("model: {class_path: VICReg, init_args: 3}", r"model: init_args holds options by name, .* got 3"),
+        ("model: {init_args: null}", r"b\.yaml: model: init_args holds options by name, .* got null"),
+        ("trainer: {callbacks+: null}", r"b\.yaml: trainer\.callbacks\+: null adds nothing"),
         ("model: {class_path: VICReg, lr: 3}", r"b\.yaml: model: lr stands beside class_path: options of the class"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from sslinfo.callbacks.stop_on_signal import requeued_file
 from sslinfo.cli.checkpoints import StoredConfig, check_usable, find_checkpoint
 from sslinfo.cli.words import say
 from sslinfo.errors import UserError
+from sslinfo.ranges import check_range
 from sslinfo.recipes import Recipe, check_form, read_yaml, to_text
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 RUNS = "runs"
 CONFIG = ("-c", "--config")
+_NULL = ("null", "Null", "NULL", "~")  # of YAML
 
 
 class ActionRecipe(ActionConfigFile):
@@ -65,6 +68,8 @@ def checked(args: Sequence[str]) -> list[str]:
         holder, _, last = option.rpartition(".")
         if word.startswith("-") and not equals:
             pass  # its value is the next word
+        elif value.strip() in _NULL and (name.endswith("+") or last == "init_args"):
+            check_form({f"{last}+" if name.endswith("+") else last: None}, holder)
         elif last == "class_path":
             check_form({last: read_yaml(value, option)}, holder)
         elif name not in CONFIG and (value.lstrip()[:1] in ("{", "[") or "\n" in value):
@@ -96,6 +101,7 @@ def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None
         UserError: there is no such checkpoint, it cannot be read, or it asks for what the user has not named.
     """
     args = checked(args)
+    _check_seeds(args)
     if args[:1] not in [[name] for name in SUBCOMMANDS]:
         return args, None
     root, resumes = [RUNS, *values_of(args, "--trainer.default_root_dir")][-1], args[0] == "fit"
@@ -128,6 +134,15 @@ def with_checkpoint(args: Sequence[str]) -> tuple[list[str], StoredConfig | None
         trainer = {} if values_of(args, *CONFIG) else stored.training.get("trainer", {})
         config = {**stored.training, **config, "trainer": {**trainer, **config["trainer"]}}
     return [args[0], "--config", to_text(config), *resolved[1:]], stored
+
+
+def _check_seeds(args: Sequence[str]) -> None:
+    """See that a seed is one that random generators take; what is no whole number is for the parser to say."""
+    seeds = [Recipe.read(recipe).settings.get("seed_everything") for recipe in values_of(args, *CONFIG)]
+    words = values_of(args, "--seed_everything")
+    for seed in [*seeds, *(int(word) for word in words if re.fullmatch("[-+]?[0-9]{1,99}", word))]:
+        if isinstance(seed, int) and not isinstance(seed, bool):
+            check_range("seed_everything", seed, f"[0, {2**32 - 1}]", whole=True)
 
 
 def _named(args: Sequence[str]) -> set[str]:

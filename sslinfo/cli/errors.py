@@ -81,13 +81,15 @@ def _of_union(message: str, key: str, given: str) -> _Reason:
     start = next((place for place, line in enumerate(lines) if line == "Errors:"), len(lines))
     end = next((place for place, line in enumerate(lines) if line.startswith("Given value type:")), len(lines))
     types = next((line for line in lines[:start] if line.startswith("Subtypes:")), "")
-    value = message.rpartition("\nGiven value: ")[2] or given
+    _, said, value = message.rpartition("\nGiven value:")
+    value = value.removeprefix(" ") if said else given
     parts: list[list[str]] = []
     for line in lines[start + 1 : end]:
-        if line.startswith("  - "):
+        if bullet := re.match(" {1,2}- ", line):  # one space where the value is empty
             parts.append([])
+            indent = bullet.end()
         if parts:
-            parts[-1].append(line[4:])
+            parts[-1].append(line[indent:])
     reasons = [_reason("\n".join(part), key, types, value) for part in parts]
     if not reasons:
         return _Reason(f"{key}: {lines[0]}")
@@ -114,6 +116,8 @@ def _plainly(message: str, key: str, types: str, given: str) -> _Reason:
         return _mismatch(key, match[1], match[2] or given)
     if match := re.match(r"Unable to load config [\"'](.*)[\"']$", first):
         return _mismatch(key, "options by name", match[1])
+    if first == "Expected a dot import path string:":
+        return _Reason(f"{where}expected the name of a class, got an empty word", 2, key=key)
     if match := re.search(r"No module named '([^']+)'", message):
         text = f"there is no module {match[1]}: is {match[1].split('.')[0]}.py in the working folder?"
         return _Reason(where + text)

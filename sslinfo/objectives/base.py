@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +41,7 @@ from sslinfo.objectives.finite import (
     of_bad_embeddings,
 )
 from sslinfo.objectives.resumed import TRAINING_KEY, Resumed, size_of
-from sslinfo.objectives.supported import check_resumed, check_trainer
+from sslinfo.objectives.supported import check_resumed, check_trainer, unlogged_monitors
 from sslinfo.optim import OptimizerConfig, build_optimizer, build_scheduler
 from sslinfo.outputs import OUTPUTS, StepOutputs
 from sslinfo.precision import full_precision
@@ -152,6 +153,7 @@ class JointEmbedding(LightningModule):
         self._resumed: Resumed | None = None  # of the training that this one goes on with
         self._size: dict[str, Any] | None = None  # of a step, an epoch and the whole training, for its checkpoints
         self._has_begun = False
+        self._said_not_finite = False  # of a validation
         self._guard = StepGuard(non_finite)
 
     # What a subclass may change
@@ -236,15 +238,13 @@ class JointEmbedding(LightningModule):
         self._check_arguments(whole)
         with full_precision(self.device):
             try:
-                terms = self.loss(**whole)
+                terms = _checked_terms(self.loss(**whole), type(self).__name__)
                 if self.entropy is not None and self.adds_entropy:
                     terms = self._add_entropy(terms, whole, views)
             except (ValueError, torch.linalg.LinAlgError) as error:  # estimators and decompositions refuse NaN
                 if not has_trainer(self):
                     raise
                 terms = of_bad_embeddings(self, whole, error)
-        if not isinstance(terms, Mapping) or not isinstance(terms.get("loss"), Tensor) or terms["loss"].dim() != 0:
-            raise UserError(f"{type(self).__name__}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
         return dict(terms)
 
     def _clusters(self, terms: Mapping[str, Tensor]) -> Tensor | None:
@@ -256,6 +256,11 @@ class JointEmbedding(LightningModule):
         self._accumulated += 1
         self._begun = self.trainer.fit_loop.total_batch_idx
         terms, outputs = self.objective(batch["views"])
+        if torch.is_grad_enabled() and not terms["loss"].requires_grad:
+            raise UserError(
+                f"{type(self).__name__}.loss gives a 'loss' without a gradient: compute it from the embeddings without "
+                "detach(), item(), numpy() or torch.no_grad(), and leave some weights trainable"
+            )
         self._guard.note_terms(terms)
         outputs.labels, outputs.indices = batch["label"], batch["index"]
         count = len(outputs.indices)
@@ -351,6 +356,7 @@ class JointEmbedding(LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             self._resumed, self._has_begun = None, False
+        self._said_not_finite = False
         # What is logged is of the whole batch or set and the same on all ranks: there is nothing to reduce.
         warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
         data = datamodule_of(self.trainer)
@@ -401,6 +407,24 @@ class JointEmbedding(LightningModule):
         check_weights(self)
         if self._guard.skipped:
             rank_zero_only(print)(f"note: steps skipped as not finite: {self._guard.skipped}", flush=True)
+        if self._has_begun:
+            for line in unlogged_monitors(self.trainer):
+                rank_zero_only(print)(f"note: {line}", flush=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Say once of a training or evaluation that a term of a validation is not finite."""
+        if self._said_not_finite or self.trainer.sanity_checking:
+            return
+        terms = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name[:4] == "val/"}
+        bad = [f"{name}={value}" for name, value in terms.items() if not math.isfinite(value)]
+        if bad:
+            self._said_not_finite = True
+            when = f" at step {self.trainer.global_step}" if self.trainer.state.fn == "fit" else ""
+            rank_zero_only(print)(
+                f"note: the validation{when} is not finite: {', '.join(bad)}. The weights are finite: look at "
+                f"{type(self).__name__}.loss of the validation images. This is said once",
+                flush=True,
+            )
 
     # Lightning's first hooks of an evaluation, before those of callbacks: no probe looks at such weights.
 
@@ -508,6 +532,7 @@ class JointEmbedding(LightningModule):
                 f"and {type(self).__name__}.embed gives {', '.join(embeddings)}: name them so"
             )
         half = self.entropy(*[self.entropy.prepare(embeddings[name]) for name in view_names("z", views)])
+        half = _checked_terms(half, type(self.entropy).__name__)
         return {**half, **terms, "loss": terms["loss"] + half["loss"]}
 
     def _check_batch(self, batch: Any, *names: str) -> None:
@@ -522,3 +547,21 @@ class JointEmbedding(LightningModule):
                 f"(N, C, S, S), one for each view), got {got}: pass datamodule=TwoViewDataModule(my_dataset), which "
                 "makes them of any map-style data set, or a loader that gives these"
             )
+
+
+def _checked_terms(terms: Any, owner: str) -> Mapping[str, Tensor]:
+    """The terms that a class's loss has returned, if they are what they have to be."""
+    if not isinstance(terms, Mapping) or "loss" not in terms:
+        raise UserError(f"{owner}.loss must return a dict of 0-d tensors with 'loss', got {terms!r}")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor):
+            what = f"the {type(term).__name__} {term!r}: compute it from the embeddings, or write torch.tensor(...)"
+        elif term.dim() != 0:
+            what = f"a tensor of shape {tuple(term.shape)}: take its mean or sum"
+        elif not term.is_floating_point():
+            way = "abs() or real" if term.is_complex() else "float()"
+            what = f"a tensor of {term.dtype}: take its {way}"
+        else:
+            continue
+        raise UserError(f"{owner}.loss must return a dict of 0-d tensors with 'loss', got for {name!r} {what}")
+    return terms

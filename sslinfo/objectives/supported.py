@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
+    Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelPruning,
@@ -56,6 +58,7 @@ SMALLEST = {
     "min_epochs": 0,
     "min_steps": 0,
 }
+NAMED = 5  # logged names that a message gives
 NOT_ZERO = ("max_epochs", "max_steps", "limit_train_batches", "val_check_interval")
 
 
@@ -115,3 +118,21 @@ def _check_numbers(trainer: Trainer) -> None:
     for name in NOT_ZERO:
         if getattr(trainer, name, None) == 0:
             raise UserError(f"trainer.{name}=0 leaves nothing to train on: give a number above 0")
+
+
+def unlogged_monitors(trainer: Trainer) -> list[str]:
+    """A line for each callback whose ``monitor`` nobody has logged by the end of a training, so that it did nothing."""
+    logged = list(trainer.callback_metrics)
+    lines = []
+    for callback in getattr(trainer, "callbacks", []):
+        monitor = getattr(callback, "monitor", None)
+        own = ("epoch", "step") if isinstance(callback, Checkpoint) else ()  # known without being logged
+        if not isinstance(monitor, str) or monitor in (*logged, *own):
+            continue
+        near = difflib.get_close_matches(monitor, logged, n=NAMED, cutoff=0.0)
+        names = ", ".join(near) + (f" and {len(logged) - NAMED} more" if len(logged) > NAMED else "")
+        lines.append(
+            f"{type(callback).__name__} watched monitor={monitor}, which nobody logged in this training, so it did not "
+            f"act on it; logged were {names or 'no names'} (those of val/ need a validation)"
+        )
+    return lines

@@ -315,6 +315,22 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "init_args holds options by name",
     ),
     "key twice": ([*FIT, *TINY, "--model.optimizer", "{lr: 1, lr: 2}"], "lr stands there twice"),
+    "null added": (
+        [*FIT, "-c", "quickstart", "--trainer.callbacks+", "null"],
+        "trainer.callbacks+: null adds nothing",
+    ),
+    "null for options": (["fit", "--model.init_args", "null"], "model: init_args holds options by name"),
+    "empty word for a class": (["fit", "--model", ""], "model: expected the name of a class, got an empty word"),
+    "empty word for a half": ([*FIT, *TINY, "--model.entropy", ""], "model.entropy: expected the name of a class"),
+    "seed below zero": ([*FIT, *TINY, "--seed_everything", "-4"], "seed_everything must be a whole number in [0, 4294"),
+    "seed beyond 32 bits": (
+        [*FIT, "-c", "{seed_everything: 1208925819614629174706176}", *TINY],
+        "seed_everything must be a whole number in [0, 4294967295]",
+    ),
+    "rate among the options": (
+        [*FIT, *TINY, "--model.optimizer.options", "{lr: 3}"],
+        "optimizer.options holds lr, which is not one of them: give it as optimizer.lr",
+    ),
     "null": ([*FIT, *TINY, "--model.projector", "null"], "model.projector: null is no value that it can have"),
     "option that is missing": ([*FIT, *TINY, "--trainer.callbacks+=EarlyStopping"], "monitor is missing"),
     "devices by name": ([*FIT, *TINY, "--trainer.devices", "abc"], "trainer.devices='abc' does not fit"),

@@ -133,6 +133,21 @@ def test_the_innermost_reason_is_the_one_that_is_said(reason: str, message: str)
     assert explain(UNION.format(reason=reason)) == message
 
 
+def test_an_empty_word_is_no_class() -> None:
+    # As the parser writes it of an empty value: bullets are indented by less, and nothing follows "Given value:".
+    message = """Parser key "model":
+
+  - Expected a path but  either not accessible or invalid
+  - Does not validate against any of the Union subtypes
+  Subtypes: [<class 'sslinfo.objectives.base.JointEmbedding'>, <class 'NoneType'>]
+  Errors:
+   - Expected a dot import path string: END
+   - Expected a <class 'NoneType'>
+  Given value type: <class 'str'>
+  Given value: END""".replace("END", "")
+    assert explain(message) == "model: expected the name of a class, got an empty word"
+
+
 @pytest.mark.parametrize("text", ["root='a b' is no folder", "two\n  lines\nare kept", "1 of [2] {3}: 'x'"])
 def test_a_message_of_ours_stays_as_it_is(text: str) -> None:
     assert explain(text) == text

@@ -86,6 +86,7 @@ PARTS = {
     "sslinfo_callbacks is no list": {"sslinfo_callbacks": {"a": 1}},
     "sslinfo_left_out is of type int": {"sslinfo_left_out": 3},
     "sslinfo_seed is of type str": {"sslinfo_seed": "0"},
+    "seed_everything was, is -4 and not in [0, 4294967295]": {"sslinfo_seed": -4},
     "state_dict is of type list": {"state_dict": [1]},
     "state_dict holds of type str under a": {"state_dict": {"a": "b"}},
     "loops is None": {"loops": None},

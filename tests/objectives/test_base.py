@@ -202,8 +202,9 @@ def test_outputs_of_a_step_name_their_images() -> None:
         lambda z1, z2: {"distance": (z1 - z2).square().mean()},
         lambda z1, z2: {"loss": (z1 - z2).square().mean(1)},
         lambda z1, z2: {"loss": 0.0},
+        lambda z1, z2: {"loss": (z1 > z2).sum()},
     ],
-    ids=["no dict", "no loss", "no scalar", "no tensor"],
+    ids=["no dict", "no loss", "no scalar", "no tensor", "integer"],
 )
 def test_a_wrong_loss_is_told_what_to_return(wrong: Any) -> None:
     class Wrong(Plain):
@@ -211,6 +212,26 @@ def test_a_wrong_loss_is_told_what_to_return(wrong: Any) -> None:
             return wrong(z1, z2)
 
     with pytest.raises(UserError, match=r"Wrong.loss must return a dict of 0-d tensors with 'loss', got"):
+        fit(Wrong())
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        (lambda z: {"loss": z.mean(), "extra": 1.0}, r"got for 'extra' the float 1\.0: compute it from the embeddings"),
+        (lambda z: {"loss": z.mean(), "extra": z.mean(0)}, r"got for 'extra' a tensor of shape \(8,\)"),
+        (lambda z: {"loss": z.mean(), "extra": (z > 0).sum()}, r"got for 'extra' a tensor of torch\.int64: .*float"),
+        (lambda z: {"loss": torch.complex(z, z).mean()}, r"got for 'loss' a tensor of torch\.complex64: .*abs"),
+        (lambda z: {"loss": z.mean().detach()}, r"Wrong\.loss gives a 'loss' without a gradient: .*detach"),
+    ],
+    ids=["float", "vector", "integer", "complex", "detached"],
+)
+def test_every_term_is_looked_at(terms: Any, message: str) -> None:
+    class Wrong(Plain):
+        def loss(self, z1: Tensor, z2: Tensor) -> Any:
+            return terms(z1)
+
+    with pytest.raises(UserError, match=rf"^Wrong\.loss .*{message.split('.loss ')[-1]}"):
         fit(Wrong())
 
 

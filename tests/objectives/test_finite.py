@@ -119,6 +119,27 @@ def same(a: Any, b: Any) -> bool:
 # What is said and written
 
 
+class NaNOutsideTraining(VICReg):
+    """Its loss and one term are NaN in validation alone; its embeddings are finite."""
+
+    def loss(self, **embeddings: Tensor) -> dict[str, Tensor]:
+        terms = super().loss(**embeddings)
+        bad = {name: terms[name] * math.nan for name in ("loss", "invariance")}
+        return terms if self.training else {**terms, **bad}
+
+
+def test_a_validation_that_is_not_finite_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = NaNOutsideTraining(**SMALL)
+    found = r"note: the validation( at step \d+)? is not finite: (.*)\. The weights are finite: look at (\w+)\.loss"
+    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=1).fit(model, datamodule=digits())
+    terms = "val/loss=nan, val/invariance=nan"
+    assert re.findall(found, capsys.readouterr().out) == [(" at step 6", terms, "NaNOutsideTraining")]
+    trainer(tmp_path).validate(model, datamodule=digits(), verbose=False)
+    assert re.findall(found, capsys.readouterr().out) == [("", terms, "NaNOutsideTraining")]
+    trainer(tmp_path).validate(VICReg(**SMALL), datamodule=digits(), verbose=False)
+    assert "not finite" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
     ("what", "said"),

@@ -268,3 +268,19 @@ def test_averaged_weights_are_not_resumed_inside_an_epoch(in_tmp: Path) -> None:
     averaged()
     with pytest.raises(UserError, match="StochasticWeightAveraging cannot go on inside an epoch"):
         averaged(ckpt_path="step=3.ckpt")
+
+
+def test_a_monitor_that_nobody_logged(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    watching = [
+        callbacks.ModelCheckpoint(monitor="train/los", save_top_k=-1),
+        callbacks.ModelCheckpoint(monitor="train/loss"),
+        callbacks.ModelCheckpoint(monitor="step"),
+        callbacks.EarlyStopping(monitor="nope"),  # which the Trainer puts before all checkpoints
+    ]
+    model = VICReg(**SMALL)
+    # One epoch, and a validation after every second one.
+    train(model, callbacks=watching, enable_checkpointing=True, check_val_every_n_epoch=2, max_epochs=1)
+    second, first = (line for line in capsys.readouterr().out.splitlines() if "nobody logged" in line)
+    assert first.startswith("note: ModelCheckpoint watched monitor=train/los, which nobody logged")
+    assert "logged were train/loss, " in first  # the nearest first
+    assert second.startswith("note: EarlyStopping watched monitor=nope, which nobody logged")
