@@ -140,7 +140,7 @@ def _check_seeds(args: Sequence[str]) -> None:
     """See that a seed is one that random generators take; what is no whole number is for the parser to say."""
     seeds = [Recipe.read(recipe).settings.get("seed_everything") for recipe in values_of(args, *CONFIG)]
     words = values_of(args, "--seed_everything")
-    for seed in [*seeds, *(int(word) for word in words if re.fullmatch("[-+]?[0-9]{1,99}", word))]:
+    for seed in [*seeds, *(int(word) for word in words if re.fullmatch("[-+]?[0-9]{1,4000}", word))]:
         if isinstance(seed, int) and not isinstance(seed, bool):
             check_range("seed_everything", seed, f"[0, {2**32 - 1}]", whole=True)
 
