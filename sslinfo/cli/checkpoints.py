@@ -300,10 +300,11 @@ def find_checkpoint(path: str, root: str | Path, resumes: bool = False) -> tuple
     files = _newest_first(Path(root))
     newest, content = _first_good(files, f"ckpt_path={path!r}: below {str(root)!r}", resumes)
     if newest is None:
+        usable = f" that can be {'gone on from' if resumes else 'read'}" if files else ""
+        first = f" (the newest, {str(files[0])!r}: {_opened(files[0], resumes)[1]})" if files else ""
         raise UserError(
-            f"ckpt_path={path!r}: there is no checkpoint below {str(root)!r}"
-            + (f" that can be {'gone on from' if resumes else 'read'}" if files else "")
-            + ": give its path, or the folder of the runs with --trainer.default_root_dir"
+            f"ckpt_path={path!r}: there is no checkpoint below {str(root)!r}{usable}{first}: give its path, or the "
+            "folder of the runs with --trainer.default_root_dir"
         )
     if path == "best":
         newest, content = _best(newest, content, Path(root), resumes)
@@ -364,14 +365,23 @@ def _step(file: Path) -> int:
 def _first_good(files: Iterable[Path], what: str, resumes: bool) -> tuple[Path | None, dict[str, Any]]:
     """The first of the files that can be used, with its content."""
     for file in files:
-        try:
-            content = read_checkpoint(file)
-            check_usable(content, str(file), resumes)
-        except UserError as error:
-            say(f"note: {what}, {str(file)!r} is passed over: {str(error).partition(repr(str(file)))[2].strip()}")
-            continue
-        return file, content
+        content, reason = _opened(file, resumes)
+        if content is not None:
+            return file, content
+        say(f"note: {what}, {str(file)!r} is passed over: {reason}")
     return None, {}
+
+
+def _opened(file: Path, resumes: bool) -> tuple[dict[str, Any] | None, str]:
+    """What a file holds; or None, and why it cannot be used."""
+    try:
+        content = read_checkpoint(file)
+        check_finite(content, file)
+        if resumes:
+            check_usable(content, str(file), resumes)
+    except UserError as error:
+        return None, str(error).partition(repr(str(file)))[2].strip()
+    return content, ""
 
 
 def _best(newest: Path, content: dict[str, Any], root: Path, resumes: bool) -> tuple[Path, dict[str, Any]]:
