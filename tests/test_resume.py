@@ -17,8 +17,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from rank_trainer import rank_trainer
-from torch import nn
+from rank_trainer import Backbone, rank_trainer
 
 from sslinfo.callbacks import KNNProbe, LinearProbe
 from sslinfo.cli import main
@@ -63,21 +62,6 @@ trainer:
     - class_path: ModelCheckpoint
       init_args: {every_n_train_steps: 9, save_top_k: -1}
 """
-
-
-class Backbone(nn.Module):
-    """A network whose forward pass draws random numbers."""
-
-    num_features = 16
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 16)
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
 
 
 VICREG = partial(VICReg, LogDet())

@@ -13,8 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from rank_trainer import rank_trainer
-from torch import nn
+from rank_trainer import Backbone, rank_trainer
 
 from sslinfo.callbacks import CollapseAlarm, InformationMonitor, KNNProbe, LinearProbe, RunSummary
 from sslinfo.data import TwoViewDataModule
@@ -75,21 +74,6 @@ class Stops(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         self._perhaps(trainer, "on_train_epoch_start")
-
-
-class Backbone(nn.Module):
-    """A network that draws random numbers in its forward pass."""
-
-    num_features = 16
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 16)
-        )
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
 
 
 class Watched(BYOL):
